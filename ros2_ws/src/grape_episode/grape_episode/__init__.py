@@ -1,0 +1,1 @@
+"""One rollout on disk: recorder, reader, typed Episode."""

@@ -1,0 +1,119 @@
+"""What every node of the project shares of rclpy: named QoS, messages to arrays, the foreign-node check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from geometry_msgs.msg import Pose as PoseMsg
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from grape_episode.geometry import Pose
+
+
+class ForeignNodeError(RuntimeError):
+    """Somebody who is not of this house already speaks on a topic that must be ours alone."""
+
+
+def _qos(reliability: ReliabilityPolicy, depth: int, durability: DurabilityPolicy) -> QoSProfile:
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability
+    )
+
+
+COMMAND = _qos(ReliabilityPolicy.RELIABLE, 1, DurabilityPolicy.VOLATILE)
+"""Target poses, as crisp subscribes them."""
+EVENT = _qos(ReliabilityPolicy.RELIABLE, 100, DurabilityPolicy.VOLATILE)
+"""Steps, verdicts, commits, keypoints, statuses: nothing may be lost."""
+LATCHED = _qos(ReliabilityPolicy.RELIABLE, 1, DurabilityPolicy.TRANSIENT_LOCAL)
+"""The episode announced last: late joiners get it."""
+CAMERA = _qos(ReliabilityPolicy.RELIABLE, 5, DurabilityPolicy.VOLATILE)
+"""Images, as realsense2_camera publishes them."""
+CLOCK = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
+JOINTS = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
+
+
+def robot_state(lock_step: bool) -> QoSProfile:
+    """Pose and wrench: best effort, depth 1, as franka_ros2 publishes; reliable in lock-step, where a lost
+    sample would stop the world."""
+    if lock_step:
+        return EVENT
+    return _qos(ReliabilityPolicy.BEST_EFFORT, 1, DurabilityPolicy.VOLATILE)
+
+
+def stamp_ns(stamp) -> int:
+    """builtin_interfaces/Time to integer nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def set_stamp(stamp, nanoseconds: int) -> None:
+    """Integer nanoseconds into a builtin_interfaces/Time."""
+    stamp.sec, stamp.nanosec = divmod(int(nanoseconds), 1_000_000_000)
+
+
+def pose_from_msg(message: PoseMsg) -> Pose:
+    p, q = message.position, message.orientation
+    return Pose(np.array([p.x, p.y, p.z]), np.array([q.x, q.y, q.z, q.w]))
+
+
+def pose_to_msg(pose: Pose) -> PoseMsg:
+    message = PoseMsg()
+    message.position.x, message.position.y, message.position.z = map(float, pose.position)
+    o = message.orientation
+    o.x, o.y, o.z, o.w = map(float, pose.quaternion)
+    return message
+
+
+def image_to_msg(image: NDArray, stamp: int, frame_id: str) -> Image:
+    """(H, W, 3) uint8 RGB -> rgb8; (H, W) float32 metres -> 32FC1; (H, W) uint16 millimetres -> 16UC1."""
+    encodings = {("uint8", 3): "rgb8", ("float32", 2): "32FC1", ("uint16", 2): "16UC1"}
+    try:
+        encoding = encodings[(image.dtype.name, image.ndim)]
+    except KeyError:
+        raise ValueError(f"no image encoding for {image.dtype} of shape {image.shape}") from None
+    message = Image()
+    set_stamp(message.header.stamp, stamp)
+    message.header.frame_id = frame_id
+    message.height, message.width = image.shape[:2]
+    message.encoding = encoding
+    message.step = image.strides[0] if image.flags.c_contiguous else image.shape[1] * image[0, 0].nbytes
+    # bytes are two orders of magnitude faster to assign than an ndarray
+    message.data = np.ascontiguousarray(image).tobytes()
+    return message
+
+
+def image_from_msg(message: Image) -> NDArray:
+    """The array behind an rgb8, bgr8, 32FC1 or 16UC1 image; bgr8 comes back as RGB.
+
+    Raises ValueError naming the encoding, or the sizes that do not fit."""
+    kinds = {"rgb8": (np.uint8, 3), "bgr8": (np.uint8, 3), "32FC1": (np.float32, 1), "16UC1": (np.uint16, 1)}
+    if message.encoding not in kinds:
+        raise ValueError(f"image encoding {message.encoding!r}: expected one of {', '.join(kinds)}")
+    dtype, channels = kinds[message.encoding]
+    row = message.width * channels * np.dtype(dtype).itemsize
+    if message.step < row or len(message.data) < message.step * message.height:
+        raise ValueError(
+            f"image {message.width}x{message.height} {message.encoding} with step {message.step} "
+            f"carries {len(message.data)} bytes"
+        )
+    raw = np.frombuffer(message.data, dtype=np.uint8, count=message.step * message.height)
+    rows = np.ascontiguousarray(raw.reshape(message.height, message.step)[:, :row])
+    image = rows.view(dtype).reshape(message.height, message.width, channels)
+    if message.encoding == "bgr8":
+        return np.ascontiguousarray(image[..., ::-1])
+    return image[..., 0] if channels == 1 else image
+
+
+def foreign_publishers(node: Node, topic: str, ours: Iterable[str] = ()) -> list[str]:
+    """Full names of the nodes that publish ``topic``, save ``node`` itself and those named in ``ours``."""
+    own = node.get_fully_qualified_name()
+    allowed = {own, *ours}
+    names = []
+    for info in node.get_publishers_info_by_topic(topic):
+        name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
+        if name not in allowed:
+            names.append(name)
+    return sorted(names)

@@ -1,0 +1,54 @@
+"""Names of the topics, services and actions, and of the frames.
+
+The camera, robot and controller names are the lab robot's own (franka_ros2, crisp_controllers,
+ros2_robotiq_gripper, realsense2_camera); those under ``/grape`` are ours.
+"""
+
+COLOR = "/camera/camera/color/image_raw"
+CAMERA_INFO = "/camera/camera/color/camera_info"
+DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
+CURRENT_POSE = "/franka_robot_state_broadcaster/current_pose"
+WRENCH = "/franka_robot_state_broadcaster/external_wrench_in_base_frame"
+JOINT_STATES = "/joint_states"
+TARGET_POSE = "/target_pose"
+GRIPPER_ACTION = "/robotiq_gripper_controller/gripper_cmd"
+
+EPISODE = "/grape/episode"
+OUTCOME = "/grape/outcome"
+RECORD = "/grape/record"
+POLICY_STEP = "/grape/policy_step"
+MODEL_INPUT = "/grape/model_input"
+HEARTBEAT = "/grape/heartbeat"
+STEP_COMMIT = "/grape/step_commit"
+GATE_STATUS = "/grape/gate_status"
+KEYPOINTS = "/grape/keypoints"
+TASK_STATUS = "/grape/task_status"
+STAGE_COSTS = "/grape/stage_costs"
+SCORE = "/grape/score"
+WORLD_STATUS = "/grape/world_status"
+
+RESET_WORLD = "/grape/reset_world"
+PREPARE_RECORDING = "/grape/prepare_recording"
+RESET_GATE = "/grape/reset_gate"
+LOAD_ADAPTER = "/grape/load_adapter"
+ROLLBACK_ADAPTER = "/grape/rollback_adapter"
+LIST_ADAPTERS = "/grape/list_adapters"
+
+RUN_EPISODE = "/grape/run_episode"
+ALIGN = "/grape/align"
+EVALUATE = "/grape/evaluate"
+
+BASE_FRAME = "fr3_link0"
+CAMERA_FRAME = "camera_color_optical_frame"
+ARM_JOINTS = tuple(f"fr3_joint{i}" for i in range(1, 8))
+KNUCKLE_JOINT = "robotiq_85_left_knuckle_joint"
+KNUCKLE_CLOSED = 0.7929
+"""Angle of the knuckle joint when the gripper is closed, radians; 0 is open."""
+GRIPPER_STROKE = 0.085
+"""Opening of the Robotiq 2F-85, metres, at knuckle angle 0."""
+
+
+def gripper_width(knuckle: float) -> float:
+    """Opening in metres for a knuckle angle in radians (linear, clipped to the stroke)."""
+    closed = min(max(knuckle / KNUCKLE_CLOSED, 0.0), 1.0)
+    return GRIPPER_STROKE * (1.0 - closed)

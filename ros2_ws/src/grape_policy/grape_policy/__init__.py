@@ -1,0 +1,1 @@
+"""The VLA: checkpoint, processing, adapters, inference, policy node."""

@@ -1,0 +1,1 @@
+"""Stages, costs, success, GCPG: reward node and offline scoring."""

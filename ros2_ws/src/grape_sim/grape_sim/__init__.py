@@ -1,0 +1,1 @@
+"""Worlds that speak the robot's topics: a PyBullet tabletop."""

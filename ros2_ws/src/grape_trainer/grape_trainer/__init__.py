@@ -1,0 +1,1 @@
+"""Preferences, TPO, adapter registry, the K-iteration loop."""
