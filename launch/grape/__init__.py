@@ -1,0 +1,1 @@
+"""The `grape` command: bring-up, demo, evaluation, reports."""
