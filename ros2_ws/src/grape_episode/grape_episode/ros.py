@@ -19,9 +19,7 @@ class ForeignNodeError(RuntimeError):
 
 
 def _qos(reliability: ReliabilityPolicy, depth: int, durability: DurabilityPolicy) -> QoSProfile:
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability
-    )
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=depth, reliability=reliability, durability=durability)
 
 
 COMMAND = _qos(ReliabilityPolicy.RELIABLE, 1, DurabilityPolicy.VOLATILE)

@@ -78,7 +78,7 @@ class NodeProcess:
         env.setdefault("OMP_NUM_THREADS", "1")
         env.update(environment or {})
         self.module, self.log, self.grace = module, log, grace
-        self._out = open(log, "w")
+        self._out = open(log, "w")  # noqa: SIM115  closed by stop()
         self.process = subprocess.Popen(
             command, env=env, stdout=self._out, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -52,3 +52,37 @@ def gripper_width(knuckle: float) -> float:
     """Opening in metres for a knuckle angle in radians (linear, clipped to the stroke)."""
     closed = min(max(knuckle / KNUCKLE_CLOSED, 0.0), 1.0)
     return GRIPPER_STROKE * (1.0 - closed)
+
+
+POSE_TYPE = "geometry_msgs/msg/PoseStamped"
+WRENCH_TYPE = "geometry_msgs/msg/WrenchStamped"
+IMAGE_TYPE = "sensor_msgs/msg/Image"
+
+DATA_TYPES: dict[str, str] = {
+    EPISODE: "grape_interfaces/msg/EpisodeIdentity",
+    CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
+    COLOR: IMAGE_TYPE,
+    DEPTH: IMAGE_TYPE,
+    CURRENT_POSE: POSE_TYPE,
+    WRENCH: WRENCH_TYPE,
+    JOINT_STATES: "sensor_msgs/msg/JointState",
+    TARGET_POSE: POSE_TYPE,
+    POLICY_STEP: "grape_interfaces/msg/PolicyStep",
+    MODEL_INPUT: IMAGE_TYPE,
+    HEARTBEAT: "grape_interfaces/msg/Heartbeat",
+    STEP_COMMIT: "grape_interfaces/msg/StepCommit",
+    GATE_STATUS: "grape_interfaces/msg/GateStatus",
+    KEYPOINTS: "grape_interfaces/msg/Keypoints",
+    TASK_STATUS: "grape_interfaces/msg/TaskStatus",
+    STAGE_COSTS: "grape_interfaces/msg/StageCosts",
+    SCORE: "grape_interfaces/msg/EpisodeScore",
+    WORLD_STATUS: "grape_interfaces/msg/WorldStatus",
+    OUTCOME: "grape_interfaces/msg/EpisodeOutcome",
+}
+"""Message type of every topic that a bag holds; each of these messages begins with a std_msgs/Header."""
+
+RAW_CAMERA = (COLOR, DEPTH)
+"""The heavy topics, recorded on request only."""
+
+COMMANDS = (POLICY_STEP, TARGET_POSE, STEP_COMMIT, HEARTBEAT)
+"""What moves an arm or a world, or keeps its watchdog quiet: never replayed onto its own topic."""
