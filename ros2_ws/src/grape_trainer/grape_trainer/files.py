@@ -1,0 +1,104 @@
+"""Files that are whole or not there: write beside, fsync, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from grape_trainer.errors import TrainerError
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``: after a crash it holds the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(beside, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as indented JSON with a final newline, atomically; NaN is refused by ValueError."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, error: type[TrainerError] = TrainerError) -> dict[str, Any]:
+    """The JSON object in ``path``; raises ``error`` naming the file when it is missing or no JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as reason:
+        raise error(f"{path}: {reason.strerror or reason}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as reason:
+        raise error(f"{path}: not JSON ({reason})") from None
+    if not isinstance(value, dict):
+        raise error(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def publish_folder(beside: Path, final: Path) -> None:
+    """Move a finished folder to its name: every file in it is synced first, an older ``final`` is replaced."""
+    for path in sorted(beside.rglob("*")):
+        if path.is_file():
+            with open(path, "rb") as stream:
+                os.fsync(stream.fileno())
+    sync_folder(beside)
+    if final.exists():
+        # rename cannot replace a folder that is not empty
+        old = final.with_name(f".old-{uuid.uuid4().hex}")
+        os.rename(final, old)
+        os.rename(beside, final)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.rename(beside, final)
+    sync_folder(final.parent)
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one JSON line and sync it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(value) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of ``path``; a last line that a crash cut short is left out, a missing file is empty."""
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    texts = path.read_text(encoding="utf-8").split("\n")
+    for number, text in enumerate(texts):
+        if not text.strip():
+            continue
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            if number != len(texts) - 1:
+                raise TrainerError(f"{path}: line {number + 1} is not JSON") from None
+    return lines
+
+
+def write_lines(path: Path, values: Iterable[Any]) -> None:
+    """Replace ``path`` by one JSON line a value, atomically."""
+    write_text(path, "".join(json.dumps(value) + "\n" for value in values))

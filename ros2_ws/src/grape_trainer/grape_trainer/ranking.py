@@ -1,0 +1,147 @@
+"""Which rollout of a group is better: the rank score of each, from success, R_ext and R_self (Eq. 9-12)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grape_trainer.errors import PairsError
+
+Array = NDArray[np.float64]
+Group = tuple[str, str, int]
+"""Task, variant and initial-state id: rollouts that share them started from the same scene."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A scored rollout that may enter a pair. Log-values in nats."""
+
+    episode_id: str
+    path: str
+    task: str
+    variant: str
+    initial_state: int
+    objective: str
+    base_hash: str
+    adapter_id: str
+    cost_program_hash: str
+    steps: int
+    success: int
+    log_r_ext: float
+    r_self: float
+    r_self_per_token: float
+
+    @property
+    def group(self) -> Group:
+        return (self.task, self.variant, self.initial_state)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The rank scores of some candidates and what they are made of.
+
+    ``scores`` (N,) and ``terms`` name -> (N,) in the candidates' order, ``scores`` being the sum of the
+    terms; ``shares`` is each term's part of the variance of the scores within groups (they sum to 1);
+    ``dropped`` names the terms without variance, by task."""
+
+    candidates: tuple[Candidate, ...]
+    scores: Array
+    terms: dict[str, Array]
+    shares: dict[str, float]
+    dropped: dict[str, tuple[str, ...]]
+    success_first: bool
+
+    def warnings(self, least: float = 0.01) -> list[str]:
+        """A line for each term that explains less than ``least`` of the rank variance."""
+        lines = []
+        for name, share in self.shares.items():
+            if share < least:
+                lines.append(f"term {name} explains {100 * share:.2g} % of the rank variance: it hardly matters")
+        for task, names in self.dropped.items():
+            lines.append(f"task {task}: no variance in {', '.join(names)}")
+        return lines
+
+    def better(self, i: int, j: int, margin: float = 0.0) -> bool:
+        """Is candidate ``i`` strictly better than ``j``, by more than ``margin`` where success is equal?"""
+        a, b = self.candidates[i], self.candidates[j]
+        if self.success_first and a.success != b.success:
+            return a.success > b.success
+        return bool(self.scores[i] - self.scores[j] > margin)
+
+    def order(self, indices: Sequence[int]) -> list[int]:
+        """``indices`` from best to worst; equal ones by episode id, so that the order is reproducible."""
+
+        def key(i: int) -> tuple[float, float, str]:
+            success = self.candidates[i].success if self.success_first else 0
+            return (-success, -float(self.scores[i]), self.candidates[i].episode_id)
+
+        return sorted(indices, key=key)
+
+
+def rank(candidates: Sequence[Candidate], ranking: str, lambdas: Sequence[float] = (0.01, 0.01, 2.0)) -> Ranked:
+    """Rank scores under ``balanced`` or ``paper``.
+
+    ``balanced``: success, log R_ext and per-token R_self, each z-scored within its task and dropped there
+    when it does not vary, summed; success comes first whatever the sum. ``paper``: Eq. 10 with ``lambdas``
+    of R_self (a sum over steps), R_ext and I_success. Raises PairsError for an unknown ranking."""
+    success = np.array([c.success for c in candidates], dtype=np.float64)
+    log_ext = np.array([c.log_r_ext for c in candidates], dtype=np.float64)
+    dropped: dict[str, tuple[str, ...]] = {}
+    if ranking == "paper":
+        r_self = np.array([c.r_self for c in candidates], dtype=np.float64)
+        terms = {
+            "success": lambdas[2] * success,
+            "r_ext": lambdas[1] * np.exp(log_ext),
+            "r_self": lambdas[0] * r_self,
+        }
+    elif ranking == "balanced":
+        per_token = np.array([c.r_self_per_token for c in candidates], dtype=np.float64)
+        raw = {"success": success, "log_r_ext": log_ext, "r_self_per_token": per_token}
+        terms = {name: np.zeros(len(candidates)) for name in raw}
+        for task in sorted({c.task for c in candidates}):
+            rows = np.array([i for i, c in enumerate(candidates) if c.task == task])
+            constant = []
+            for name, values in raw.items():
+                scaled = _z_score(values[rows])
+                if scaled is None:
+                    constant.append(name)
+                else:
+                    terms[name][rows] = scaled
+            if constant:
+                dropped[task] = tuple(constant)
+    else:
+        raise PairsError(f"unknown ranking {ranking!r}: balanced or paper")
+    scores = np.sum(list(terms.values()), axis=0) if len(candidates) else np.zeros(0)
+    shares = _shares(candidates, terms, scores)
+    return Ranked(tuple(candidates), scores, terms, shares, dropped, success_first=ranking == "balanced")
+
+
+def _z_score(values: Array) -> Array | None:
+    """Zero mean, unit variance; None where the values do not vary beyond rounding."""
+    spread = float(np.std(values))
+    if spread <= 1e-12 * max(1.0, float(np.max(np.abs(values)))):
+        return None
+    return (values - np.mean(values)) / spread
+
+
+def _shares(candidates: Sequence[Candidate], terms: dict[str, Array], scores: Array) -> dict[str, float]:
+    # within groups: between groups nothing is ever compared
+    groups: dict[Group, list[int]] = {}
+    for i, candidate in enumerate(candidates):
+        groups.setdefault(candidate.group, []).append(i)
+
+    def centred(values: Array) -> Array:
+        result = np.zeros_like(values)
+        for rows in groups.values():
+            result[rows] = values[rows] - np.mean(values[rows])
+        return result
+
+    total = centred(scores) if len(scores) else scores
+    variance = float(total @ total)
+    if not variance > 0 or not math.isfinite(variance):
+        return {}
+    return {name: float(centred(values) @ total) / variance for name, values in terms.items() if np.any(values)}

@@ -1,0 +1,174 @@
+"""What a training run is told: one frozen record, named presets, overrides checked by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grape_trainer.errors import SettingsError
+
+RANKINGS = ("balanced", "paper")
+BETA_MODES = ("sum", "pair_mean_length")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One training run. Numbers are per update unless they say otherwise; nats for log-probs."""
+
+    preset: str = "default"
+
+    ranking: str = "balanced"
+    """``balanced``: success, log R_ext and per-token R_self z-scored within the task; ``paper``: Eq. 10."""
+    m: int = 2
+    """Top m against bottom m of each initial state, at most half of its rollouts each."""
+    lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)
+    """Weights of R_self, R_ext and I_success in Eq. 10; used by ranking ``paper`` only."""
+    min_margin: float = 0.0
+    """Pairs of equal success are kept only above this difference of rank score."""
+
+    beta: float = 4.5
+    beta_mode: str = "pair_mean_length"
+    """``sum``: Eq. 5 as printed; ``pair_mean_length``: beta divided by the mean length of the two sides."""
+    supervised_weight: float = 10.0
+    """Weight of the mean token cross-entropy of the chosen trajectory; 0: off."""
+
+    lora_rank: int = 32
+    lora_alpha: float = 32.0
+    train_towers: bool = False
+    """LoRA on the vision towers as well as on projector and language model."""
+
+    learning_rate: float = 2e-4
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    """Bound on the norm of the gradient; 0: none."""
+    warmup: int = 5
+    """Updates over which the learning rate rises linearly to its value."""
+    epochs: int = 1
+    batch_pairs: int = 8
+    max_updates: int = 0
+    """0: as many as the epochs give."""
+    max_seconds: float = 0.0
+    """Stop after so many seconds of updates, keeping the last state; 0: no such stop. Not reproducible."""
+
+    drift_bound: float = -0.1
+    """Stop when the chosen side's mean log-ratio to the reference falls below this, nats a step; 0: no bound."""
+    kl_bound: float = 0.3
+    """Stop when the mean KL(policy, reference) on held-out steps passes this, nats a step; 0: no bound."""
+    check_every: int = 5
+    """Updates between two checks on held-out steps; a check that passes is the state gone back to."""
+    holdout: float = 0.1
+    """Share of the initial states whose pairs are held out for the checks; none below five states."""
+    holdout_steps: int = 96
+    """At most so many held-out steps enter a check."""
+
+    chunk: int = 16
+    """Steps in one graph: bounds the memory, does not change the gradient."""
+    cache_mb: int = 1024
+    """Memory for images, or for tower features where the towers are frozen; the rest is read again."""
+    checkpoint_every: int = 5
+    """Updates between two checkpoints to resume from."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        def check(condition: bool, name: str, wanted: str) -> None:
+            if not condition:
+                raise SettingsError(f"setting {name}: must be {wanted}, not {getattr(self, name)!r}")
+
+        check(self.ranking in RANKINGS, "ranking", f"one of {', '.join(RANKINGS)}")
+        check(self.beta_mode in BETA_MODES, "beta_mode", f"one of {', '.join(BETA_MODES)}")
+        for name in ("m", "lora_rank", "epochs", "batch_pairs", "check_every", "chunk", "checkpoint_every"):
+            check(getattr(self, name) >= 1, name, "at least 1")
+        for name in ("beta", "lora_alpha", "learning_rate"):
+            check(getattr(self, name) > 0, name, "above 0")
+        for name in (
+            "min_margin",
+            "supervised_weight",
+            "weight_decay",
+            "clip_norm",
+            "warmup",
+            "max_updates",
+            "max_seconds",
+            "kl_bound",
+            "holdout_steps",
+            "cache_mb",
+            "seed",
+        ):
+            check(getattr(self, name) >= 0, name, "at least 0")
+        check(self.drift_bound <= 0, "drift_bound", "at most 0")
+        check(0 <= self.holdout < 1, "holdout", "in [0, 1)")
+        check(len(self.lambdas) == 3 and all(map(math.isfinite, self.lambdas)), "lambdas", "three finite numbers")
+        check(len(self.adam_betas) == 2 and all(0 <= b < 1 for b in self.adam_betas), "adam_betas", "two in [0, 1)")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``settings(**)`` of it gives the same record."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()
+        }
+
+
+PRESETS: dict[str, Settings] = {
+    # a bound on the drift and an anchor on the chosen side: without them the log-probs of both sides
+    # fall together and the policy collapses behind a perfect-looking loss
+    "default": Settings(),
+    # as printed (section 2.4 and Appendix A); beta is not printed, the released code has 0.1
+    "paper": Settings(
+        preset="paper",
+        ranking="paper",
+        m=1,
+        beta=0.1,
+        beta_mode="sum",
+        supervised_weight=0.0,
+        train_towers=True,
+        learning_rate=2e-5,
+        weight_decay=0.01,
+        clip_norm=0.0,
+        warmup=0,
+        epochs=1,
+        batch_pairs=16,
+        drift_bound=0.0,
+        kl_bound=0.0,
+        holdout=0.0,
+    ),
+}
+
+
+def settings(preset: str = "default", **overrides: Any) -> Settings:
+    """The preset with the named fields replaced.
+
+    Raises SettingsError naming an unknown preset or field, or a value of the wrong type or range."""
+    if preset not in PRESETS:
+        raise SettingsError(f"unknown preset {preset!r}: one of {', '.join(PRESETS)}")
+    base = PRESETS[preset]
+    return dataclasses.replace(base, **_typed(base, overrides))
+
+
+def _typed(base: Settings, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    fields = {field.name for field in dataclasses.fields(base)}
+    for name, value in overrides.items():
+        if name not in fields:
+            raise SettingsError(f"unknown setting {name!r}: one of {', '.join(sorted(fields))}")
+        current = getattr(base, name)
+        if isinstance(current, tuple):
+            if not isinstance(value, list | tuple) or not all(_is_number(v) for v in value):
+                raise SettingsError(f"setting {name}: expected numbers, not {value!r}")
+            result[name] = tuple(float(v) for v in value)
+        elif isinstance(current, bool) or isinstance(value, bool):
+            if not (isinstance(current, bool) and isinstance(value, bool)):
+                raise SettingsError(f"setting {name}: expected {type(current).__name__}, not {value!r}")
+            result[name] = value
+        elif isinstance(current, float) and _is_number(value):
+            result[name] = float(value)
+        elif type(value) is type(current):
+            result[name] = value
+        else:
+            raise SettingsError(f"setting {name}: expected {type(current).__name__}, not {value!r}")
+    return result
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

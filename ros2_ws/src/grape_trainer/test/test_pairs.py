@@ -1,0 +1,267 @@
+"""Ranking and pairing: invariants on random groups, and each reason for leaving an episode out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from grape_trainer import pairs as pairing
+from grape_trainer.errors import PairsError
+from grape_trainer.pairs import Excluded, build, candidate, read_pairs, write_pairs
+from grape_trainer.ranking import Candidate, rank
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+def rollout(name: str, success: int = 0, log_r_ext: float = -1.0, per_token: float = -0.5, **other: Any) -> Candidate:
+    values: dict[str, Any] = {
+        "episode_id": name,
+        "path": f"/bags/{name}",
+        "task": "carrot_on_plate",
+        "variant": "clean",
+        "initial_state": 100_000,
+        "objective": "task_completion",
+        "base_hash": "base",
+        "adapter_id": "",
+        "cost_program_hash": "program",
+        "steps": 40,
+        "success": success,
+        "log_r_ext": log_r_ext,
+        "r_self": per_token * 7 * 40,
+        "r_self_per_token": per_token,
+    }
+    return Candidate(**{**values, **other})
+
+
+@st.composite
+def rollouts(draw: st.DrawFn) -> list[Candidate]:
+    made = []
+    for i in range(draw(st.integers(0, 24))):
+        made.append(
+            rollout(
+                f"e{i:02d}",
+                success=draw(st.integers(0, 1)),
+                log_r_ext=draw(st.sampled_from([-0.1, -1.0, -3.0, -80.0])),
+                per_token=draw(st.sampled_from([-0.2, -0.5, -0.9])),
+                task=draw(st.sampled_from(["carrot_on_plate", "spoon_on_towel"])),
+                variant=draw(st.sampled_from(["clean", "obstacle"])),
+                initial_state=draw(st.integers(100_000, 100_002)),
+                steps=draw(st.integers(10, 60)),
+            )
+        )
+    return made
+
+
+@settings(deadline=None, max_examples=60)
+@given(rollouts(), st.integers(1, 4), st.sampled_from(["balanced", "paper"]))
+def test_every_pair_is_strict_and_within_its_group(made: list[Candidate], m: int, ranking: str) -> None:
+    result = build(made, ranking, m)
+    by_id = {c.episode_id: c for c in made}
+    for pair in result.pairs:
+        chosen, rejected = by_id[pair.chosen], by_id[pair.rejected]
+        assert chosen.group == rejected.group == pair.group
+        assert pair.margin == pytest.approx(result.scores[pair.chosen] - result.scores[pair.rejected])
+        if ranking == "balanced":
+            assert chosen.success >= rejected.success
+            assert chosen.success > rejected.success or pair.margin > 0
+        else:
+            assert pair.margin > 0
+    groups: dict[Any, list[str]] = {}
+    for c in made:
+        groups.setdefault(c.group, []).append(c.episode_id)
+    for group, members in groups.items():
+        own = [p for p in result.pairs if p.group == group]
+        up, down = {p.chosen for p in own}, {p.rejected for p in own}
+        assert not up & down
+        assert max(len(up), len(down), 0) <= min(m, len(members) // 2)
+        assert len(own) == len({(p.chosen, p.rejected) for p in own}) <= m * m
+
+
+@settings(deadline=None, max_examples=40)
+@given(rollouts(), st.randoms(use_true_random=False))
+def test_the_order_of_the_episodes_does_not_matter(made: list[Candidate], random: Any) -> None:
+    shuffled = list(made)
+    random.shuffle(shuffled)
+    assert {(p.chosen, p.rejected) for p in build(made).pairs} == {
+        (p.chosen, p.rejected) for p in build(shuffled).pairs
+    }
+
+
+def test_balanced_score_is_the_sum_of_z_scores_within_the_task() -> None:
+    made = [rollout("a", 1, -0.5, -0.3), rollout("b", 0, -2.0, -0.2), rollout("c", 0, -4.0, -0.7)]
+    got = rank(made, "balanced").scores
+    columns = np.array([[c.success, c.log_r_ext, c.r_self_per_token] for c in made])
+    wanted = ((columns - columns.mean(0)) / columns.std(0)).sum(1)
+    assert got == pytest.approx(wanted)
+
+
+def test_paper_score_is_equation_ten() -> None:
+    made = [rollout("a", 1, -0.5, -0.3), rollout("b", 0, -2.0, -0.2)]
+    got = rank(made, "paper", (0.01, 0.01, 2.0)).scores
+    assert got[0] == pytest.approx(0.01 * -0.3 * 280 + 0.01 * math.exp(-0.5) + 2.0)
+    assert got[1] == pytest.approx(0.01 * -0.2 * 280 + 0.01 * math.exp(-2.0))
+
+
+def test_balanced_never_prefers_a_failure_even_where_its_sum_is_higher() -> None:
+    made = [rollout("good", 1, -9.0, -2.0), rollout("smooth", 0, -0.1, -0.1)]
+    # padding that shrinks the z-score of success: it varies a lot elsewhere in the task
+    made += [rollout(f"x{i}", i % 2, -1.0, -0.5, initial_state=100_001 + i) for i in range(8)]
+    result = build(made, "balanced", 1)
+    assert result.scores["smooth"] > result.scores["good"]
+    assert [(p.chosen, p.rejected) for p in result.pairs] == [("good", "smooth")]
+    assert not any(p.chosen == "good" for p in build(made, "paper", 1).pairs)
+
+
+def test_equal_rollouts_make_no_pair() -> None:
+    assert build([rollout("a"), rollout("b"), rollout("c"), rollout("d")]).pairs == ()
+
+
+def test_best_against_worst() -> None:
+    made = [rollout(n, log_r_ext=x) for n, x in (("a", -3.0), ("b", -1.0), ("c", -2.0))]
+    assert [(p.chosen, p.rejected) for p in build(made, m=1).pairs] == [("b", "a")]
+    # three rollouts have room for one on each side only
+    assert len(build(made, m=2).pairs) == 1
+
+
+def test_margin_threshold_spares_pairs_of_different_success() -> None:
+    made = [rollout("a", 1, -1.0), rollout("b", 0, -1.0), rollout("c", 1, -1.0, -0.4), rollout("d", 0, -1.0, -0.6)]
+    same = [rollout("e", 0, -1.0, -0.5, initial_state=7), rollout("f", 0, -1.1, -0.5, initial_state=7)]
+    loose, tight = build(made + same), build(made + same, min_margin=1e6)
+    assert any(p.initial_state == 7 for p in loose.pairs)
+    assert tight.pairs and not any(p.initial_state == 7 for p in tight.pairs)
+
+
+def test_a_term_that_hardly_matters_is_reported() -> None:
+    made = [rollout(f"e{i}", i % 2, -1.0 - i, -0.5 - 0.1 * i) for i in range(6)]
+    result = build(made, "paper")
+    assert sum(result.shares.values()) == pytest.approx(1.0)
+    assert any("r_ext" in w and "rank variance" in w for w in result.warnings)
+    flat = build([dataclasses.replace(c, log_r_ext=-1.0) for c in made])
+    assert any("carrot_on_plate" in w and "log_r_ext" in w for w in flat.warnings)
+
+
+@pytest.mark.parametrize("field", ["base_hash", "objective", "cost_program_hash"])
+def test_scores_that_cannot_be_compared_are_refused_by_name(field: str) -> None:
+    with pytest.raises(PairsError, match=field):
+        build([rollout("a"), dataclasses.replace(rollout("b"), **{field: "other"})])
+
+
+def test_an_episode_given_twice_counts_once() -> None:
+    result = build([rollout("a", 1), rollout("b"), rollout("a", 1)])
+    assert [e.reason for e in result.excluded] == ["the same episode a second time"]
+    assert len(result.candidates) == 2
+
+
+def episode(**changes: Any) -> SimpleNamespace:
+    identity = SimpleNamespace(
+        episode_id="e1", task="t", variant="clean", initial_state=3, base_hash="base", adapter_id=""
+    )
+    outcome = SimpleNamespace(end_reason="success", mixed_adapter=False, steps=2)
+    step = SimpleNamespace(adapter_id="", base_hash="base")
+    made = {"identity": identity, "outcome": outcome, "problems": (), "steps": (step, step), "path": Path("/b/e1")}
+    return SimpleNamespace(**{**made, **changes})
+
+
+def score(**changes: Any) -> SimpleNamespace:
+    made = {
+        "episode_id": "e1",
+        "objective": "safety",
+        "log_r_ext": -1.0,
+        "r_self": -30.0,
+        "r_self_per_token": -0.4,
+        "success": 1,
+        "incomplete": False,
+        "cost_program_hash": "h",
+    }
+    return SimpleNamespace(**{**made, **changes})
+
+
+def test_a_whole_episode_becomes_a_candidate() -> None:
+    made = candidate(episode(), score())
+    assert isinstance(made, Candidate)
+    assert (made.path, made.steps, made.success, made.group) == ("/b/e1", 2, 1, ("t", "clean", 3))
+
+
+@pytest.mark.parametrize(
+    ("episode_changes", "score_changes", "reason"),
+    [
+        ({"outcome": None}, {}, "no outcome"),
+        ({"outcome": SimpleNamespace(end_reason="success", mixed_adapter=True)}, {}, "adapter changed"),
+        ({"problems": ("step 3 has no image",)}, {}, "step 3 has no image"),
+        ({"steps": ()}, {}, "no steps"),
+        ({"outcome": SimpleNamespace(end_reason="cancelled", mixed_adapter=False)}, {}, "cancelled"),
+        (
+            {"steps": (SimpleNamespace(adapter_id="a", base_hash="b"), SimpleNamespace(adapter_id="c", base_hash="b"))},
+            {},
+            "more than one adapter",
+        ),
+        ({}, {"incomplete": True}, "score is incomplete"),
+        ({}, {"success": -1}, "success unknown"),
+        ({}, {"r_self": math.nan}, "r_self is not finite"),
+    ],
+)
+def test_unfit_episodes_are_left_out_with_their_reason(
+    episode_changes: dict[str, Any], score_changes: dict[str, Any], reason: str
+) -> None:
+    made = candidate(episode(**episode_changes), score(**score_changes))
+    assert isinstance(made, Excluded) and reason in made.reason
+    result = build([made, rollout("a", 1), rollout("b")])
+    assert result.excluded == (made,) and len(result.pairs) == 1
+
+
+def test_a_score_of_another_episode_is_an_error() -> None:
+    with pytest.raises(PairsError, match="e2"):
+        candidate(episode(), score(episode_id="e2"))
+
+
+def test_file_round_trip_and_relative_paths(tmp_path: Path) -> None:
+    made = [rollout("a", 1, path=str(tmp_path / "bags/a")), rollout("b", 0, path=str(tmp_path / "bags/b"))]
+    result = build([*made, Excluded("c", str(tmp_path / "bags/c"), "no outcome")])
+    write_pairs(tmp_path / "pairs.json", result)
+    assert read_pairs(tmp_path / "pairs.json") == result
+    assert json.loads((tmp_path / "pairs.json").read_text())["episodes"]["a"]["path"] == "bags/a"
+    (tmp_path / "pairs.json").rename(tmp_path.parent / "moved.json")
+    assert read_pairs(tmp_path.parent / "moved.json").candidates[0].path == str(tmp_path.parent / "bags/a")
+
+
+@pytest.mark.parametrize(
+    ("edit", "text"),
+    [
+        (lambda d: d.update(format="x"), "grape-pairs/1"),
+        (lambda d: d.pop("pairs"), "'pairs' is missing"),
+        (lambda d: d["pairs"][0].update(chosen="zz"), "episode zz is not in the file"),
+        (lambda d: d["pairs"][0].update(chosen="b"), "same episode on both sides"),
+        (lambda d: d["pairs"][0].update(initial_state=1), "started from"),
+        (lambda d: d["pairs"][0].update(color="red"), "color"),
+        (lambda d: d["episodes"]["a"].pop("task"), "task"),
+    ],
+)
+def test_a_damaged_file_is_refused_naming_it(tmp_path: Path, edit: Any, text: str) -> None:
+    path = tmp_path / "pairs.json"
+    write_pairs(path, build([rollout("a", 1), rollout("b")]))
+    data = json.loads(path.read_text())
+    edit(data)
+    path.write_text(json.dumps(data))
+    with pytest.raises(PairsError, match=text) as caught:
+        read_pairs(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_missing_or_cut_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PairsError, match="none.json"):
+        read_pairs(tmp_path / "none.json")
+    (tmp_path / "cut.json").write_text('{"format": ')
+    with pytest.raises(PairsError, match=r"cut.json: not JSON"):
+        read_pairs(tmp_path / "cut.json")
+
+
+def test_summary_by_task() -> None:
+    result = build([rollout("a", 1), rollout("b")])
+    assert result.tasks() == {"carrot_on_plate": {"episodes": 2, "successes": 1, "states": 1, "pairs": 1}}
+    assert pairing.FORMAT.startswith("grape-pairs/")

@@ -1,0 +1,61 @@
+"""Presets, overrides and their refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from grape_trainer.errors import SettingsError
+from grape_trainer.settings import PRESETS, settings
+
+
+def test_the_paper_preset_is_as_printed() -> None:
+    paper = settings("paper")
+    assert paper.lambdas == (0.01, 0.01, 2.0)
+    assert (paper.learning_rate, paper.batch_pairs, paper.epochs) == (2e-5, 16, 1)
+    assert (paper.beta_mode, paper.supervised_weight, paper.ranking) == ("sum", 0.0, "paper")
+    assert (paper.drift_bound, paper.kl_bound, paper.clip_norm) == (0.0, 0.0, 0.0)
+
+
+def test_the_default_is_anchored_and_bounded() -> None:
+    default = settings()
+    assert default.supervised_weight > 0
+    assert -0.5 <= default.drift_bound < 0 < default.kl_bound
+    assert not default.train_towers
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_record_survives_json(preset: str) -> None:
+    made = settings(preset, seed=3)
+    again = settings(**json.loads(json.dumps(made.to_dict())))
+    assert again == made and dataclasses.replace(again) is not again
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        ({"betas": 1}, "betas"),
+        ({"beta": 0}, "beta"),
+        ({"beta": "1"}, "beta"),
+        ({"beta": float("nan")}, "beta"),
+        ({"m": 1.5}, "m: expected int"),
+        ({"m": True}, "m: expected bool|m: expected int"),
+        ({"ranking": "best"}, "balanced"),
+        ({"beta_mode": "mean"}, "beta_mode"),
+        ({"drift_bound": 0.1}, "drift_bound"),
+        ({"lambdas": [1, 2]}, "lambdas"),
+        ({"lambdas": 1}, "lambdas"),
+        ({"holdout": 1.0}, "holdout"),
+        ({"chunk": 0}, "chunk"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(overrides: dict[str, Any], text: str) -> None:
+    with pytest.raises(SettingsError, match=text):
+        settings("default", **overrides)
+
+
+def test_an_unknown_preset_is_refused() -> None:
+    with pytest.raises(SettingsError, match="'best': one of default, paper"):
+        settings("best")
