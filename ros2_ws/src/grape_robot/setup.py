@@ -17,5 +17,5 @@ setup(
     description="The last gate before the arm, and its bridges.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": []},
+    entry_points={"console_scripts": ["gate_node = grape_robot.gate_node:main"]},
 )
