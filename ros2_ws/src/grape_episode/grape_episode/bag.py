@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
-from mcap.records import Channel, Chunk, Header, Message, Metadata, Schema
+from mcap.records import Channel, Chunk, Message, Metadata, Schema
 from mcap.stream_reader import StreamReader, breakup_chunk
 from mcap.writer import CompressionType, Writer
 
@@ -52,6 +52,7 @@ class Bag:
         self.bytes_safe = 0
         self.flush()
         self._write_metadata()
+        _sync_folder(self.folder)
 
     def write(self, topic: str, type_name: str, data: bytes, log_time: int) -> None:
         """Appends one message; a topic's first message brings its schema. Raises KeyError for an unknown type."""
@@ -98,15 +99,13 @@ class Bag:
         return self._writer.register_channel(topic, "cdr", self._schemas[type_name], about)
 
     def _information(self) -> dict:
-        start = {"nanoseconds_since_epoch": self._first}
-        duration = {"nanoseconds": self._last - self._first if self.messages else 0}
-        name = self.file.name
+        name, span = self.file.name, self._last - self._first if self.messages else 0
         return {
             "version": 9,
             "storage_identifier": "mcap",
             "relative_file_paths": [name],
-            "duration": duration,
-            "starting_time": start,
+            "duration": {"nanoseconds": span},
+            "starting_time": {"nanoseconds_since_epoch": self._first},
             "message_count": self.messages,
             "topics_with_message_count": [
                 {
@@ -124,7 +123,12 @@ class Bag:
             "compression_format": "",
             "compression_mode": "",
             "files": [
-                {"path": name, "starting_time": start, "duration": duration, "message_count": self.messages},
+                {
+                    "path": name,
+                    "starting_time": {"nanoseconds_since_epoch": self._first},
+                    "duration": {"nanoseconds": span},
+                    "message_count": self.messages,
+                },
             ],
             "custom_data": None,
             "ros_distro": "jazzy",
@@ -133,22 +137,29 @@ class Bag:
     def _write_metadata(self) -> None:
         # rosbag2 wants it beside the file even when the recording was cut off, hence at the opening too
         draft = self.folder / "metadata.yaml.tmp"
-        plain = json.loads(json.dumps({"rosbag2_bagfile_information": self._information()}))  # no YAML anchors
-        draft.write_text(yaml.safe_dump(plain, sort_keys=False))
+        draft.write_text(yaml.safe_dump({"rosbag2_bagfile_information": self._information()}, sort_keys=False))
         draft.replace(self.folder / "metadata.yaml")
+
+
+def _sync_folder(folder: Path) -> None:
+    # a file survives a power cut only once its folder's entry is on the disk, too
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class BagScan:
     """Reads an MCAP file forwards, chunk by chunk, with checksums; whatever is cut off or damaged raises on the way.
 
-    After each record given out, ``whole`` is the offset behind the last whole chunk, and ``notes`` the problems that
-    its recorder left."""
+    On the way ``whole`` is the offset behind the last whole record, a chunk being one; ``notes`` are the problems that
+    its recorder left; ``ended`` says that the file has its end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = path.stat().st_size
         self.whole = 0
-        self.profile = ""
         self.notes: tuple[str, ...] = ()
         self.ended = False
 
@@ -161,16 +172,11 @@ class BagScan:
             for record in reader.records:
                 if isinstance(record, Chunk):
                     parts = breakup_chunk(record, validate_crc=True)
-                    self.whole = stream.tell()
-                elif isinstance(record, Header):
-                    self.profile = record.profile
-                    continue
-                elif isinstance(record, Metadata):
-                    if record.name == NOTE:
-                        self.notes = tuple(json.loads(record.metadata["problems"]))
-                    continue
                 else:
                     parts = [record]
+                    if isinstance(record, Metadata) and record.name == NOTE:
+                        self.notes = tuple(json.loads(record.metadata["problems"]))
+                self.whole = stream.tell()
                 for part in parts:
                     if isinstance(part, Message):
                         topic, type_name = topics[part.channel_id]

@@ -23,6 +23,10 @@ class EpisodeError(Exception):
     """A bag that cannot be read as an episode. The text begins with the file's name."""
 
 
+class CutOffError(EpisodeError):
+    """A bag whose end is missing or damaged; ``recover`` saves what is whole."""
+
+
 @dataclass(frozen=True)
 class Identity:
     """What an episode is: the fields of EpisodeIdentity.msg."""

@@ -15,6 +15,7 @@ from grape_episode import messages, topics
 from grape_episode.bag import MAGIC, BagScan, Record
 from grape_episode.episode import (
     GATE_NONE,
+    CutOffError,
     Episode,
     EpisodeError,
     GateEvent,
@@ -70,7 +71,7 @@ def read_episode(path: Path, images: bool = True) -> Episode:
     for record in checked_records(scan):
         gather.add(record)
     if tail != MAGIC or not scan.ended:
-        raise EpisodeError(cut_off(file))
+        raise CutOffError(cut_off(file))
     return gather.episode(scan.notes)
 
 
@@ -93,7 +94,7 @@ def checked_records(scan: BagScan) -> Iterator[Record]:
     except OSError as error:
         raise EpisodeError(f"{scan.path}: {error.strerror}") from error
     except Exception as error:  # the libraries raise a dozen unrelated types on damaged bytes
-        raise EpisodeError(f"{cut_off(scan.path)} ({type(error).__name__} after byte {scan.whole})") from error
+        raise CutOffError(f"{cut_off(scan.path)} ({type(error).__name__} after byte {scan.whole})") from error
 
 
 def decode(file: Path, record: Record) -> Any:
