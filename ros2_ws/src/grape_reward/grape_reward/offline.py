@@ -1,0 +1,110 @@
+"""Scoring of many bags: a damaged one is named and skipped, the others are scored."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from grape_episode.episode import EpisodeError
+from grape_episode.reader import find_bags, read_episode
+from grape_reward.errors import RewardError, ScoreError
+from grape_reward.gcpg import PRESETS, Lambdas
+from grape_reward.score import Score, score_episode
+
+Progress = Callable[[int, int, Path], None]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """``scores`` in the order of the bags, ``skipped``: the bags that have none, and why."""
+
+    scores: tuple[Score, ...]
+    skipped: tuple[tuple[Path, str], ...]
+
+
+def score_bags(
+    paths: Iterable[Path | str],
+    objective: str | None = None,
+    progress: Progress | None = None,
+    lambdas: Lambdas = PRESETS["paper"],
+) -> ScoreTable:
+    """Score every bag of ``paths``; a folder that holds bags stands for all of them.
+
+    ``progress`` is called with (bags done, bags, the bag at hand) before each. Bags that are damaged, incomplete or of
+    an unknown task are skipped with their reason. Raises ScoreError for a path that holds no bag at all."""
+    bags = [bag for path in paths for bag in _bags(Path(path))]
+    scores: list[Score] = []
+    skipped: list[tuple[Path, str]] = []
+    for done, bag in enumerate(bags):
+        if progress is not None:
+            progress(done, len(bags), bag)
+        try:
+            scores.append(_score_bag(bag, objective, lambdas))
+        except (RewardError, EpisodeError, OSError) as error:
+            skipped.append((bag, str(error)))
+    return ScoreTable(tuple(scores), tuple(skipped))
+
+
+def _bags(path: Path) -> list[Path]:
+    if not path.exists():
+        raise ScoreError(f"{path}: no such bag or folder")
+    bags = [path] if path.is_file() else find_bags(path)
+    if not bags:
+        raise ScoreError(f"{path}: holds no bag")
+    return list(bags)
+
+
+def _score_bag(bag: Path, objective: str | None, lambdas: Lambdas) -> Score:
+    # The images themselves do not enter; that one is missing is among the episode's problems all the same.
+    episode = read_episode(bag, images=False)
+    if episode.outcome is None:
+        raise ScoreError(f"{bag}: no outcome, the recording broke off")
+    score = score_episode(episode, objective, lambdas)
+    problems = [*episode.problems, *score.problems]
+    if problems:
+        raise ScoreError(f"{bag}: incomplete: {'; '.join(problems[:3])}")
+    return score
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """``python -m grape_reward.offline BAG... [--objective NAME] [--json OUT]``: one line a bag.
+
+    Exit status 0, 1 where nothing could be scored, 2 for wrong use."""
+    parser = argparse.ArgumentParser(prog="grape_reward.offline", description="Score recorded episodes.")
+    parser.add_argument("bags", nargs="+", type=Path, metavar="BAG", help="a bag, or a folder of bags")
+    parser.add_argument("--objective", help="score towards this objective instead of each episode's own")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the scores there, one canonical JSON a line")
+    options = parser.parse_args(arguments)
+    try:
+        table = score_bags(options.bags, options.objective)
+        if options.json is not None:
+            options.json.write_text("".join(score.to_json() + "\n" for score in table.scores))
+    except (RewardError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for score in table.scores:
+        print(json.dumps(_row(score)))
+    for bag, reason in table.skipped:
+        print(f"skipped: {reason if str(bag) in reason else f'{bag}: {reason}'}", file=sys.stderr)
+    return 0 if table.scores else 1
+
+
+def _row(score: Score) -> dict[str, object]:
+    return {
+        "episode": score.episode_id,
+        "task": score.task,
+        "objective": score.objective,
+        "success": score.success,
+        "log_r_ext": round(score.log_r_ext, 4),
+        "stages": score.stages_reached,
+        "reward": None if score.reward != score.reward else round(score.reward, 4),
+        "hash": score.hash[:12],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
