@@ -17,5 +17,10 @@ setup(
     description="One rollout on disk: recorder, reader, typed Episode.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": []},
+    entry_points={
+        "console_scripts": [
+            "recorder_node = grape_episode.recorder_node:main",
+            "replay_node = grape_episode.replay_node:main",
+        ]
+    },
 )

@@ -154,14 +154,13 @@ class BagScan:
     """Reads an MCAP file forwards, chunk by chunk, with checksums; whatever is cut off or damaged raises on the way.
 
     On the way ``whole`` is the offset behind the last whole record, a chunk being one; ``notes`` are the problems that
-    its recorder left; ``ended`` says that the file has its end."""
+    its recorder left."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = path.stat().st_size
         self.whole = 0
         self.notes: tuple[str, ...] = ()
-        self.ended = False
 
     def records(self) -> Iterator[Record]:
         """Every message in the order written."""
@@ -185,5 +184,4 @@ class BagScan:
                         schemas[part.id] = part
                     elif isinstance(part, Channel):
                         topics[part.id] = (part.topic, schemas[part.schema_id].name if part.schema_id else "")
-        self.ended = True
         self.whole = self.size

@@ -64,20 +64,24 @@ def read_episode(path: Path, images: bool = True) -> Episode:
     episode raises EpisodeError."""
     file = bag_file(path)
     scan = BagScan(file)
-    with open(file, "rb") as stream:
-        stream.seek(max(0, scan.size - len(MAGIC)))
-        tail = stream.read()
     gather = _Gather(file, images)
     for record in checked_records(scan):
         gather.add(record)
-    if tail != MAGIC or not scan.ended:
-        raise CutOffError(cut_off(file))
+    check_end(file)
     return gather.episode(scan.notes)
 
 
 def cut_off(file: Path) -> str:
     """The message for a bag without an end."""
     return f"{file}: cut off: `grape recover {file.parent} COPY` saves what is whole"
+
+
+def check_end(file: Path) -> None:
+    """Raises CutOffError unless the file ends as an MCAP file does."""
+    with open(file, "rb") as stream:
+        stream.seek(max(0, file.stat().st_size - len(MAGIC)))
+        if stream.read() != MAGIC:
+            raise CutOffError(cut_off(file))
 
 
 def checked_records(scan: BagScan) -> Iterator[Record]:

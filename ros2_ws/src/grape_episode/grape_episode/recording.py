@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from grape_episode import messages, topics
-from grape_episode.episode import Identity, Outcome, Step, step_problems
+from grape_episode.episode import GATE_NONE, Identity, Outcome, Step, step_problems
 from grape_episode.reader import header_stamp
 from grape_episode.typestore import typestore
 from grape_episode.writer import MEGABYTE, BagWriter
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+_STATE = (topics.CURRENT_POSE, topics.JOINT_STATES, topics.WRENCH, topics.KEYPOINTS, topics.WORLD_STATUS)
+"""Topics order only their own messages: the last observation is complete when each of these that speaks at all has
+reached the outcome's stamp."""
 
 
 class RecordingError(ValueError):
@@ -78,6 +83,8 @@ class Recording:
         self._seen: set[int] = set()
         self._outcome: tuple[Outcome, bytes] | None = None
         self._deadline = float("inf")
+        self._reached: dict[str, int] = {}
+        self._judged: set[int] | None = None
         self._notes: list[str] = []
         self._put(topics.EPISODE, identity, now)
 
@@ -96,7 +103,11 @@ class Recording:
                 self._outcome = (messages.outcome_of(message), data)
                 self._deadline = self._clock() + self._drain
             return
-        if topic == topics.MODEL_INPUT:
+        if topic in _STATE:
+            self._reached[topic] = max(header_stamp(data), self._reached.get(topic, 0))
+        elif topic == topics.GATE_STATUS:
+            self._verdict(_decode(topic, data))
+        elif topic == topics.MODEL_INPUT:
             self._seen.add(header_stamp(data))
         elif topic == topics.POLICY_STEP:
             message = _decode(topic, data)
@@ -115,8 +126,14 @@ class Recording:
             return True
         if self._outcome is None:
             return False
+        if self._clock() > self._deadline:
+            return True
+        outcome = self._outcome[0]
         here = {step.index for step in self._steps if step.stamp in self._seen}
-        return here.issuperset(range(self._outcome[0].steps)) or self._clock() > self._deadline
+        if self._judged is not None:
+            here &= self._judged
+        observed = all(stamp >= outcome.stamp for stamp in self._reached.values())
+        return observed and here.issuperset(range(outcome.steps))
 
     def finish(self, now: int, note: str = "") -> Summary:
         """Writes the outcome, if there is one, closes the bag and judges it; ``note`` says why it was cut short."""
@@ -140,6 +157,10 @@ class Recording:
             messages=self._writer.messages,
             size=sum(file.stat().st_size for file in self.folder.iterdir()),
         )
+
+    def _verdict(self, message: Any) -> None:
+        if message.episode_id == self.identity.episode_id and message.verdict != GATE_NONE:
+            self._judged = (self._judged or set()) | {message.step}
 
     def _put(self, topic: str, data: bytes, now: int) -> None:
         self._writer.put(topic, topics.DATA_TYPES[topic], data, now)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
 
 import numpy as np
+import rclpy
 from geometry_msgs.msg import Pose as PoseMsg
 from numpy.typing import NDArray
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from grape_episode import topics
 from grape_episode.geometry import Pose
 
 
@@ -32,6 +39,17 @@ CAMERA = _qos(ReliabilityPolicy.RELIABLE, 5, DurabilityPolicy.VOLATILE)
 """Images, as realsense2_camera publishes them."""
 CLOCK = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
 JOINTS = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
+
+
+def recording(topic: str, lock_step: bool) -> QoSProfile:
+    """How the recorder subscribes: never more demanding than the publisher, and deep enough to hold a burst."""
+    if topic in (topics.CURRENT_POSE, topics.WRENCH) and not lock_step:
+        return _qos(ReliabilityPolicy.BEST_EFFORT, 1000, DurabilityPolicy.VOLATILE)
+    if topic == topics.EPISODE:
+        return LATCHED
+    if topic == topics.HEARTBEAT:  # may be offered best effort; nothing is computed from it
+        return _qos(ReliabilityPolicy.BEST_EFFORT, 100, DurabilityPolicy.VOLATILE)
+    return CAMERA if topic in (*topics.RAW_CAMERA, topics.CAMERA_INFO) else EVENT
 
 
 def robot_state(lock_step: bool) -> QoSProfile:
@@ -105,13 +123,67 @@ def image_from_msg(message: Image) -> NDArray:
     return image[..., 0] if channels == 1 else image
 
 
+def message_class(type_name: str) -> Any:
+    """rclpy's class of ``package/msg/Name``. Raises ImportError or AttributeError where it is not built."""
+    package, _, name = type_name.split("/")
+    return getattr(import_module(f"{package}.msg"), name)
+
+
+def declare(
+    node: Node,
+    name: str,
+    default: Any,
+    description: str,
+    bounds: tuple[float, float] | None = None,
+    read_only: bool = True,
+) -> Any:
+    """Declares a parameter with its type (the default's), description and, for numbers, inclusive ``bounds``;
+    returns its value. rclpy raises InvalidParameterTypeException or InvalidParameterValueException."""
+    descriptor = ParameterDescriptor(description=description, read_only=read_only)
+    if bounds is not None and isinstance(default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=float(bounds[0]), to_value=float(bounds[1]))]
+    elif bounds is not None:
+        descriptor.integer_range = [IntegerRange(from_value=int(bounds[0]), to_value=int(bounds[1]), step=1)]
+    return node.declare_parameter(name, default, descriptor).value
+
+
+def run_node(make: Callable[[], Node], arguments: list[str] | None = None, domain_id: int | None = None) -> int:
+    """Runs one node until it is interrupted or raises SystemExit; the exit status. A node that cannot start prints one
+    line. Where it has a ``close`` method, that is called last, when nothing can be published any more."""
+    try:
+        rclpy.init(args=arguments, domain_id=domain_id)
+        node = make()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        return 0
+    except Exception as error:
+        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    status = 0
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except SystemExit as end:
+        status = int(end.code or 0)
+    finally:
+        if hasattr(node, "close"):
+            node.close()
+        node.destroy_node()
+        rclpy.try_shutdown()
+    return status
+
+
+def _nodes_of(infos: Iterable[Any], node: Node, ours: Iterable[str]) -> list[str]:
+    allowed = {node.get_fully_qualified_name(), *ours}
+    return sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos} - allowed)
+
+
+def foreign_subscribers(node: Node, topic: str, ours: Iterable[str] = ()) -> list[str]:
+    """Full names of the nodes that subscribe ``topic``, save ``node`` itself and those named in ``ours``."""
+    return _nodes_of(node.get_subscriptions_info_by_topic(topic), node, ours)
+
+
 def foreign_publishers(node: Node, topic: str, ours: Iterable[str] = ()) -> list[str]:
     """Full names of the nodes that publish ``topic``, save ``node`` itself and those named in ``ours``."""
-    own = node.get_fully_qualified_name()
-    allowed = {own, *ours}
-    names = []
-    for info in node.get_publishers_info_by_topic(topic):
-        name = f"{info.node_namespace.rstrip('/')}/{info.node_name}"
-        if name not in allowed:
-            names.append(name)
-    return sorted(names)
+    return _nodes_of(node.get_publishers_info_by_topic(topic), node, ours)

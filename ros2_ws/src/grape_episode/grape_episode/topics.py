@@ -4,6 +4,7 @@ The camera, robot and controller names are the lab robot's own (franka_ros2, cri
 ros2_robotiq_gripper, realsense2_camera); those under ``/grape`` are ours.
 """
 
+CLOCK = "/clock"
 COLOR = "/camera/camera/color/image_raw"
 CAMERA_INFO = "/camera/camera/color/camera_info"
 DEPTH = "/camera/camera/aligned_depth_to_color/image_raw"
@@ -86,3 +87,6 @@ RAW_CAMERA = (COLOR, DEPTH)
 
 COMMANDS = (POLICY_STEP, TARGET_POSE, STEP_COMMIT, HEARTBEAT)
 """What moves an arm or a world, or keeps its watchdog quiet: never replayed onto its own topic."""
+
+REPLAY = "/grape/replay"
+"""Where a replay puts what it must not put onto its own topic."""
