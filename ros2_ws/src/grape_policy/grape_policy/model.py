@@ -20,7 +20,12 @@ from transformers import (
     SiglipVisionConfig,
     SiglipVisionModel,
 )
-from transformers.models.llama.modeling_llama import LlamaModel, LlamaRotaryEmbedding
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaModel,
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
 
 from grape_policy.config import TowerSpec, VlaSpec
 
@@ -117,12 +122,54 @@ def run_llama(llama: LlamaModel, embeddings: Tensor, start: int = 0, store: KeyV
     embeddings: (B, N, width) at the positions start .. start + N - 1. With `store`, N is the whole prefix or one
     token. Returns (B, N, width).
     """
-    positions = torch.arange(start, start + embeddings.shape[1], device=embeddings.device).unsqueeze(0)
-    rotary = llama.rotary_emb(embeddings, position_ids=positions)
+    rotary = _rotary(llama, embeddings, start)
     hidden = embeddings
     for layer in llama.layers:
         hidden = layer(hidden, attention_mask=None, position_embeddings=rotary, past_key_values=store)
     return llama.norm(hidden)
+
+
+def run_llama_at(llama: LlamaModel, embeddings: Tensor, at: Tensor) -> Tensor:
+    """As `run_llama` on (B, N, width), but only at the positions `at` (B, K): returns (B, K, width).
+
+    The last layer computes keys and values everywhere and all the rest at `at` alone.
+    """
+    rotary = _rotary(llama, embeddings, 0)
+    hidden = embeddings
+    for layer in llama.layers[:-1]:
+        hidden = layer(hidden, attention_mask=None, position_embeddings=rotary)
+    return llama.norm(_layer_at(llama.layers[-1], hidden, rotary, at))
+
+
+def _rotary(llama: LlamaModel, embeddings: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    positions = torch.arange(start, start + embeddings.shape[1], device=embeddings.device).unsqueeze(0)
+    return llama.rotary_emb(embeddings, position_ids=positions)
+
+
+def _layer_at(layer: LlamaDecoderLayer, hidden: Tensor, rotary: tuple[Tensor, Tensor], at: Tensor) -> Tensor:
+    attention, (batch, count) = layer.self_attn, at.shape
+    normed = layer.input_layernorm(hidden)
+    rows = torch.arange(batch, device=at.device)[:, None]
+
+    def heads(projected: Tensor) -> Tensor:
+        return projected.view(batch, projected.shape[1], -1, attention.head_dim).transpose(1, 2)
+
+    cos, sin = rotary
+    query, key = heads(attention.q_proj(normed[rows, at])), heads(attention.k_proj(normed))
+    query, _ = apply_rotary_pos_emb(query, query, cos[0][at], sin[0][at])
+    key, _ = apply_rotary_pos_emb(key, key, cos, sin)
+    value = heads(attention.v_proj(normed))
+    visible = torch.arange(hidden.shape[1], device=at.device) <= at[:, :, None]
+    mixed = nn.functional.scaled_dot_product_attention(
+        query,
+        key.to(query.dtype),
+        value.to(query.dtype),
+        attn_mask=visible[:, None],
+        scale=attention.scaling,
+        enable_gqa=attention.num_key_value_groups > 1,
+    )
+    hidden = hidden[rows, at] + attention.o_proj(mixed.transpose(1, 2).reshape(batch, count, -1))
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 class OpenVla(nn.Module):
@@ -173,10 +220,9 @@ class OpenVla(nn.Module):
         for row, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
             text[row, :length] = prompt
             text[row, length : length + count - 1] = tokens[row, : count - 1]
-        hidden = run_llama(self.language_model.model, self.insert_patches(patches, text))
         first = torch.tensor(lengths, device=device) + patches.shape[1] - 1
-        index = first[:, None] + torch.arange(count, device=device)
-        return hidden[torch.arange(len(prompts), device=device)[:, None], index]
+        at = first[:, None] + torch.arange(count, device=device)
+        return run_llama_at(self.language_model.model, self.insert_patches(patches, text), at)
 
     def forward(self, pixels: Tensor, prompts: Sequence[Tensor], actions: Tensor | None = None) -> Tensor:
         """Logits (B, 7, vocabulary) of the given action tokens, or (B, 1, vocabulary) of the first one without them."""

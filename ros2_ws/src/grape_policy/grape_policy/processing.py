@@ -70,7 +70,8 @@ class Processor:
 
     def pixels(self, images: NDArray[np.uint8] | Tensor) -> Tensor:
         """(B, S, S, 3) uint8 -> (B, 6, S, S) fp32, normalised once for each tower."""
-        batch = torch.as_tensor(images).permute(0, 3, 1, 2).float().div(255.0)
+        tensor = images if isinstance(images, Tensor) else torch.tensor(images)
+        batch = tensor.permute(0, 3, 1, 2).float().div(255.0)
         return (torch.cat([batch, batch], dim=1) - self.mean.to(batch.device)) / self.std.to(batch.device)
 
     def prompt(self, instruction: str) -> Tensor:
