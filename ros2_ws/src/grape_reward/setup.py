@@ -17,5 +17,5 @@ setup(
     description="Stages, costs, success, GCPG: reward node and offline scoring.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": []},
+    entry_points={"console_scripts": ["reward_node = grape_reward.reward_node:main"]},
 )

@@ -159,6 +159,8 @@ class Reducer:
         self._observe(event)
         while self._stage < len(self.task.boundaries) and self.task.boundaries[self._stage].holds(event, self._start):
             self._next_stage(event)
+        if self._last is None or _moved(self._last, event) > self.task.still:
+            self._held = []
         self._held = [*self._held, event.stamp] if self.task.success.holds(event, self._start) else []
         lasted = bool(self._held) and (self._held[-1] - self._held[0]) / 1e9 >= self._hold_seconds
         self._success = gcpg.YES if lasted and len(self._held) >= self.task.hold else gcpg.NO
@@ -187,6 +189,11 @@ class Reducer:
     def _note(self, problem: str) -> None:
         if problem not in self._problems:
             self._problems.append(problem)
+
+
+def _moved(before: Event, after: Event) -> float:
+    """Way of the object between two events, metres."""
+    return float(np.sqrt(np.sum((after.keypoints[0] - before.keypoints[0]) ** 2)))
 
 
 def _where(event: Event) -> str:

@@ -52,7 +52,8 @@ DEFAULT_OBJECTIVE = "task_completion"
 class TaskSpec:
     """``stages``: their names. ``keypoints``: names of [0] the object and [1] the target; whatever follows is an
     obstacle. ``constraints``: the numbers of every constraint of ``program``, by name. ``boundaries``: the predicates
-    that end stage 0, 1, ... (one fewer than stages). ``success`` must hold in ``hold`` consecutive observations."""
+    that end stage 0, 1, ... (one fewer than stages). ``success`` must hold in ``hold`` consecutive observations, between
+    which the object moves no more than ``still`` metres."""
 
     name: str
     instruction: str
@@ -64,6 +65,7 @@ class TaskSpec:
     success: Predicate
     step_limit: int = 60
     hold: int = 2
+    still: float = 0.005
     objectives: Mapping[str, Objective] = field(default_factory=lambda: OBJECTIVES)
 
     def __post_init__(self) -> None:
@@ -106,6 +108,7 @@ class TaskSpec:
             "boundaries": [_described(predicate) for predicate in self.boundaries],
             "success": _described(self.success),
             "hold": self.hold,
+            "still": self.still,
             "objectives": {n: {"tau": dict(o.tau), "beta": dict(o.beta)} for n, o in self.objectives.items()},
         }
         text = json.dumps(numbers, sort_keys=True, separators=(",", ":"))

@@ -51,20 +51,19 @@ class Placed:
     """The object lies on or in its target, and the gripper has let go.
 
     Seen from above the object is within ``radius`` of the target, and its height over the target's keypoint is between
-    ``low`` and ``high``; the gripper is at least ``width`` open and the TCP at least ``clear`` from the object."""
+    ``low`` and ``high``; the gripper is at least ``width`` open, so much wider than the object that it is clear of its
+    sides."""
 
     radius: float
     low: float
     high: float
     width: float
-    clear: float
 
     def holds(self, now: Event, start: Event) -> bool:
         thing, target = now.keypoints[0], now.keypoints[1]
         height = thing[2] - target[2]
         resting = _distance(thing[:2], target[:2]) <= self.radius and self.low <= height <= self.high
-        released = now.gripper_width >= self.width and _distance(now.tcp[:3], thing) >= self.clear
-        return bool(resting and released)
+        return bool(resting and now.gripper_width >= self.width)
 
 
 def _distance(a: Array, b: Array) -> float:

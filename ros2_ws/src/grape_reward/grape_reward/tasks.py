@@ -48,7 +48,7 @@ TASKS: Mapping[str, TaskSpec] = {
             ("grasp the carrot", "move the carrot to the plate", "place the carrot on the plate"),
             ("carrot", "plate"),
             Above(radius=0.06),
-            Placed(radius=0.08, low=0.006, high=0.045, width=0.06, clear=0.03),
+            Placed(radius=0.08, low=0.006, high=0.045, width=0.058),
         ),
         _task(
             program_from_module(eggplant_in_basket),
@@ -56,7 +56,7 @@ TASKS: Mapping[str, TaskSpec] = {
             ("grasp the eggplant", "move the eggplant to the basket", "drop the eggplant in the basket"),
             ("eggplant", "basket"),
             Above(radius=0.06),
-            Placed(radius=0.09, low=0.01, high=0.057, width=0.06, clear=0.03),
+            Placed(radius=0.09, low=0.01, high=0.057, width=0.072),
         ),
         _task(
             program_from_module(green_cube_on_yellow_cube),
@@ -68,7 +68,7 @@ TASKS: Mapping[str, TaskSpec] = {
             ),
             ("green_cube", "yellow_cube"),
             Above(radius=0.03),
-            Placed(radius=0.035, low=0.015, high=0.035, width=0.06, clear=0.03),
+            Placed(radius=0.035, low=0.015, high=0.035, width=0.066),
         ),
         _task(
             program_from_module(spoon_on_towel),
@@ -76,7 +76,7 @@ TASKS: Mapping[str, TaskSpec] = {
             ("grasp the spoon", "move the spoon to the towel", "place the spoon on the towel"),
             ("spoon", "towel"),
             Above(radius=0.06),
-            Placed(radius=0.08, low=0.002, high=0.03, width=0.06, clear=0.03),
+            Placed(radius=0.08, low=0.002, high=0.03, width=0.04),
         ),
     )
 }

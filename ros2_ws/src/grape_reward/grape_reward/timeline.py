@@ -76,9 +76,11 @@ class _Track:
     def reached(self, stamp: int) -> bool:
         return bool(self.stamps) and self.stamps[-1] >= stamp
 
-    def latest(self, stamp: int) -> tuple[int, Any] | None:
+    def latest(self, stamp: int, peek: bool) -> tuple[int, Any] | None:
+        """The latest sample at or before ``stamp``; unless ``peek``, an event has taken it for good."""
         at = bisect_right(self.stamps, stamp) - 1
-        self.taken.append((stamp, self.stamps[at] if at >= 0 else -1))
+        if not peek:
+            self.taken.append((stamp, self.stamps[at] if at >= 0 else -1))
         return (self.stamps[at], self.values[at]) if at >= 0 else None
 
 
@@ -90,8 +92,8 @@ class Timeline:
     """Collects samples and steps in whatever order they arrive, and hands out the events that are closed.
 
     ``lock_step``: a sample must carry the event's very stamp; else it may be ``max_age`` seconds old at most. What
-    breaks the rule is still used, and noted in ``Event.missing``. Samples older than ``since`` (the announcement of
-    the episode) belong to the world before it and are left out."""
+    breaks the rule is still used, and noted in ``Event.missing``. Samples up to ``since`` (the announcement of the
+    episode) belong to the world before it and are left out."""
 
     def __init__(self, lock_step: bool, max_age: float, since: int = 0) -> None:
         self._max_age = 0 if lock_step else round(max_age * 1e9)
@@ -107,7 +109,7 @@ class Timeline:
 
     def add(self, topic: str, stamp: int, value: Any) -> None:
         """A sample of one of ``TOPICS``: tcp (7,), gripper width in metres, keypoints (K, 3); or of the wrench (6,)."""
-        if stamp < self._since:
+        if stamp <= self._since:
             return
         if topic == "wrench":
             self._wrench.add(stamp, value)
@@ -141,6 +143,10 @@ class Timeline:
         """What is left, as far as it is known: for an episode that ended and whose topics have nothing more to say."""
         return self._emit(force=True)
 
+    def observation(self, stamp: int) -> Event | None:
+        """What is known at the stamp of an observation; None until every topic has reached it."""
+        return self._event(stamp, None, None, peek=True) if self._reached(stamp) else None
+
     def _emit(self, force: bool) -> list[Event]:
         events: list[Event] = []
         for index in self._pending(force):
@@ -172,12 +178,12 @@ class Timeline:
     def _reached(self, stamp: int) -> bool:
         return all(track.reached(stamp) for track in self._tracks.values())
 
-    def _event(self, stamp: int, step: int | None, logprobs: NDArray[np.float32] | None) -> Event:
+    def _event(self, stamp: int, step: int | None, logprobs: NDArray[np.float32] | None, peek: bool = False) -> Event:
         where = "the last observation" if step is None else f"step {step}"
         found: dict[str, Any] = {"tcp": np.full(7, np.nan), "gripper": np.nan, "keypoints": np.zeros((0, 3))}
         missing = []
         for topic, track in self._tracks.items():
-            sample = track.latest(stamp)
+            sample = track.latest(stamp, peek)
             if sample is None:
                 missing.append(f"{topic}: no sample at or before {where}")
                 continue
@@ -187,7 +193,7 @@ class Timeline:
                 missing.append(f"{topic}: the latest sample at {where} is {age / 1e9:.3f} s old")
             elif not track.reached(stamp):
                 missing.append(f"{topic}: ends before {where}")
-        wrench = self._wrench.latest(stamp)
+        wrench = self._wrench.latest(stamp, peek=True)
         return Event(
             stamp,
             np.asarray(found["tcp"], np.float64),

@@ -1,0 +1,120 @@
+"""One episode as it happens: samples, steps and the outcome go in, judgements and at last the score come out.
+
+Two reducers run side by side. One takes the events of the timeline and makes the score, the same as offline. The other
+takes every observation as it becomes known and says how the task stands, because the policy waits for that before its
+next step; in lock-step both see the same observations.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from grape_episode.episode import Identity, Outcome
+from grape_reward.gcpg import PRESETS, UNKNOWN, Lambdas
+from grape_reward.reducer import Live, Reducer
+from grape_reward.result import Score
+from grape_reward.tasks import task_named
+from grape_reward.timeline import timeline_of
+
+NOT_BEGUN = "the policy has not begun"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How the task stands at the observation of ``stamp``; ``step``: the PolicyStep it belongs to, None where this
+    says how the task stands and not what a step cost."""
+
+    stamp: int
+    live: Live
+    step: int | None = None
+
+
+class LiveEpisode:
+    """Feed it in any order, then ask ``advance`` for what is new. Raises TaskError for an unknown task or objective."""
+
+    def __init__(self, identity: Identity, objective: str = "", lambdas: Lambdas = PRESETS["paper"]) -> None:
+        self.identity = identity
+        self.task = task_named(identity.task)
+        objective = objective or identity.objective
+        # Outside lock-step observations come more often than steps: a success must have lasted long enough that the
+        # step before and the last observation, which the score will see, both lie within it.
+        hold = 0.0 if identity.lock_step else 1.5 * identity.control_period
+        self._scorer = Reducer(self.task, objective, identity, lambdas)
+        self._watcher = Reducer(self.task, objective, identity, lambdas, hold_seconds=hold)
+        self._timeline = timeline_of(identity.lock_step, identity.control_period, identity.stamp)
+        self._unseen: list[int] = []
+        self._watched = identity.stamp
+        self._begin: int | None = None
+        self._outcome: Outcome | None = None
+
+    @property
+    def ended(self) -> bool:
+        """The outcome has arrived."""
+        return self._outcome is not None
+
+    @property
+    def outcome_stamp(self) -> int:
+        """Stamp of the last observation, ns; 0 before the outcome."""
+        return 0 if self._outcome is None else self._outcome.stamp
+
+    def sample(self, topic: str, stamp: int, value: Any) -> None:
+        """A sample of one of the timeline's ``TOPICS``. A keypoints sample is what makes an observation."""
+        self._timeline.add(topic, stamp, value)
+        if topic == "keypoints" and stamp > self._watched and stamp not in self._unseen:
+            self._unseen = sorted([*self._unseen, stamp])
+
+    def step(self, index: int, stamp: int, logprobs: NDArray[np.float32] | None) -> None:
+        """A PolicyStep."""
+        self._begin = stamp if self._begin is None else min(self._begin, stamp)
+        self._timeline.add_step(index, stamp, logprobs)
+
+    def end(self, outcome: Outcome) -> None:
+        """The outcome: what it announces is waited for, until ``finish`` is called."""
+        self._outcome = outcome
+        self._timeline.close(outcome.stamp, outcome.steps)
+
+    def lost(self, topic: str) -> None:
+        """The middleware dropped messages of a topic: the score may differ from the bag's, so it is not to be used."""
+        problem = f"{topic}: messages were lost on the way"
+        if problem not in self._timeline.problems:
+            self._timeline.problems.append(problem)
+
+    def advance(self) -> tuple[list[Judgement], list[Judgement], Score | None]:
+        """What is new: how the task stands at each new observation, what each step that can be closed cost, and the
+        score as soon as nothing is missing any more."""
+        standing = self._watch()
+        costs = [Judgement(event.stamp, self._scorer.push(event), event.step) for event in self._timeline.pop()]
+        score = None
+        if self._outcome is not None and self._timeline.done:
+            score = self._scorer.finish(self._outcome, tuple(self._timeline.problems))
+        return standing, [judgement for judgement in costs if judgement.step is not None], score
+
+    def finish(self) -> Score | None:
+        """The score from what has arrived, when nothing more will; None without an outcome."""
+        if self._outcome is None:
+            return None
+        for event in self._timeline.flush():
+            self._scorer.push(event)
+        return self._scorer.finish(self._outcome, tuple(self._timeline.problems))
+
+    def _watch(self) -> list[Judgement]:
+        standing = []
+        while self._unseen:
+            stamp = self._unseen[0]
+            event = self._timeline.observation(stamp)
+            if event is None:
+                break
+            self._unseen.pop(0)
+            self._watched = stamp
+            if self._outcome is not None and stamp > self._outcome.stamp:
+                continue
+            if not self.identity.lock_step and (self._begin is None or stamp < self._begin):
+                # In real time the world before the reset may still be seen: nothing of it may count.
+                standing.append(Judgement(stamp, Live(0, UNKNOWN, (), (), NOT_BEGUN)))
+                continue
+            standing.append(Judgement(stamp, self._watcher.push(event)))
+        return standing
