@@ -17,5 +17,5 @@ setup(
     description="Worlds that speak the robot's topics: a PyBullet tabletop.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": []},
+    entry_points={"console_scripts": ["sim_node = grape_sim.sim_node:main"]},
 )

@@ -6,6 +6,7 @@ arm go there?). Watchdog times are seconds on one clock of the caller's choice; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -240,9 +241,11 @@ def _finite(profile: GateProfile, state: GateState, request: StepRequest) -> str
 
 
 def _rotation(profile: GateProfile, state: GateState, request: StepRequest) -> str:
-    if request.rotation in ROTATIONS:
-        return ""
-    return f"rotation {request.rotation!r}, expected one of {', '.join(ROTATIONS)}"
+    if request.rotation not in ROTATIONS:
+        return f"rotation {request.rotation!r}, expected one of {', '.join(ROTATIONS)}"
+    # beyond half a turn the same pose is reached by a smaller one: the speed could not be told from the pose
+    largest = max(abs(value) for value in request.action[3:6])
+    return f"rotates by {largest:.4g} rad in one step, limit pi" if largest > math.pi else ""
 
 
 def _age(profile: GateProfile, state: GateState, request: StepRequest) -> str:
@@ -272,7 +275,7 @@ def _state(profile: GateProfile, state: GateState, request: StepRequest) -> str:
 
 
 def _too_old(what: str, stamp: int, profile: GateProfile, request: StepRequest) -> str:
-    age = (request.now_stamp - stamp) * 1e-9
+    age = (request.now_stamp - stamp) / 1e9
     limit = profile.control_period + profile.age_margin
     if age > limit:
         return f"{what} is {age:.3f} s old, limit {limit:.3f} s"

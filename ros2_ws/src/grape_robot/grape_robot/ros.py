@@ -18,6 +18,8 @@ GRIPPER_TYPES = {
     "control_msgs/action/GripperCommand": GripperCommand,
     "control_msgs/action/ParallelGripperCommand": ParallelGripperCommand,
 }
+UNNAMED = "_NODE_NAME_UNKNOWN_"
+"""What rclpy calls the node of an endpoint whose participant it has not fully discovered yet."""
 
 
 def other_publishers(node: Node, topic: str, own: int) -> list[str]:

@@ -1,0 +1,350 @@
+"""The simulated lab: a PyBullet world behind the robot's own topics, in real time or in lock-step.
+
+PyBullet is not thread safe: one thread makes and owns the world; the executor only leaves it jobs and targets.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from grape_interfaces.msg import GateStatus, StepCommit
+from grape_interfaces.srv import ResetWorld
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+
+from grape_episode import topics
+from grape_episode.geometry import Pose
+from grape_episode.ros import COMMAND, EVENT, ForeignNodeError, pose_from_msg, set_stamp, stamp_ns
+from grape_sim.errors import SimError
+from grape_sim.ros import CLOCK_TOPIC, GRIPPER_TYPES, UNNAMED, GripperServer, RobotTopics, other_publishers
+from grape_sim.tasks import SIM_TASKS
+from grape_sim.world import Observation, World, WorldConfig
+
+FIRST_STAMP = 1_000_000_000
+"""Stamp of the world's time 0, ns: a ROS time of zero means no time at all."""
+TICK = 0.01
+"""Seconds of the world between two poses in real time."""
+JOINT_PERIOD = 1.0 / 30.0
+LONGEST_LAG = 0.1
+"""Seconds that the world may run behind the wall before it gives them up instead of catching up."""
+DEADLINE = 30.0
+STARTING = 3.0
+"""Seconds after the start in which a second world ends this one at once; later it ends it only if it stays as long:
+on a busy machine discovery outlasts the wait at the start, and of two worlds the newcomer must go."""
+
+
+@dataclass
+class _Reset:
+    """A reset under way: ``stamp`` ns of the first observation, or why not."""
+
+    episode_id: str
+    task: str
+    variant: str
+    initial_state: int
+    done: threading.Event = field(default_factory=threading.Event)
+    stamp: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One control period towards ``target``; None: hold the last one."""
+
+    target: Pose | None
+
+
+class SimNode(Node):
+    """See the module. Raises ForeignNodeError or SimError when it may not or cannot start."""
+
+    def __init__(self) -> None:
+        super().__init__("grape_sim")
+        self._lock_step = self._parameter("lock_step", False, "Advance one control period for each StepCommit.")
+        self._depth = self._parameter("depth", False, "Publish depth images too.")
+        self._variant = self._parameter("variant", "clean", "Variant of the world where a reset names none.")
+        task = self._parameter("task", next(iter(SIM_TASKS)), "Task shown before the first reset.")
+        gripper = self._parameter("gripper_type", "ParallelGripperCommand", f"One of {', '.join(GRIPPER_TYPES)}.")
+        size = self._parameter("image_size", 112, "Side of the square camera images, pixels.", 16, 2048)
+        camera_hz = self._parameter("camera_hz", 10.0, "Images a second in real time.", 0.1, 100.0)
+        period = self._parameter("control_period", 0.2, "Seconds of one step in lock-step.", 0.01, 10.0)
+        discovery = self._parameter("discovery_seconds", 1.0, "Time to find a second simulator.", 0.0, 30.0)
+        if gripper not in GRIPPER_TYPES:
+            raise SimError(f"parameter gripper_type: {gripper!r}, expected one of {', '.join(GRIPPER_TYPES)}")
+        self._camera_period = 1.0 / camera_hz
+        self._config = WorldConfig(image_size=size, control_period=period, depth=self._depth)
+        self._jobs: queue.Queue[_Reset | _Step] = queue.Queue()
+        self._ending = threading.Event()
+        self._failure: Exception | None = None
+        # shared by executor and world thread
+        self._lock = threading.Lock()
+        self._episode_id = ""
+        self._gripper = 1.0
+        self._target: Pose | None = None
+        self._awaited: int | None = None
+        self._commit: StepCommit | None = None
+        self._offered: tuple[int, Pose] | None = None
+        self._patience = float("inf")
+
+        self._refuse_foreign(discovery)
+        self._started = self._alone = time.monotonic()
+        self._topics = RobotTopics(self, self._lock_step, self._depth)
+        self._gripper_server = GripperServer(self, gripper, self._on_gripper)
+        self.create_subscription(PoseStamped, topics.TARGET_POSE, self._on_target, COMMAND)
+        self.create_subscription(StepCommit, topics.STEP_COMMIT, self._on_commit, EVENT)
+        self.create_service(ResetWorld, topics.RESET_WORLD, self._on_reset)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(0.5, self._on_watch, clock=steady)
+        first = _Reset("", task, self._variant, 0)
+        self._thread = threading.Thread(target=self._own_world, args=(first,), name="world", daemon=True)
+        self._thread.start()
+        first.done.wait()
+        if first.reason:
+            raise SimError(first.reason)
+        self.get_logger().info(f"{task}, {size} px, {'lock-step' if self._lock_step else 'real time'}")
+
+    def end(self) -> None:
+        """Ends the world's thread and closes the world."""
+        self._ending.set()
+        self._thread.join(10.0)
+
+    def _parameter(self, name: str, default, description: str, low=None, high=None):
+        descriptor = ParameterDescriptor(description=description, read_only=True)
+        if isinstance(default, float):
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        elif low is not None:
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
+        return self.declare_parameter(name, default, descriptor).value
+
+    def _foreign(self, own: int) -> str:
+        for topic in (CLOCK_TOPIC, topics.COLOR):
+            names = other_publishers(self, topic, own)
+            if names:
+                return f"{topic} is also published by {', '.join(names)}: one world at a time"
+        return ""
+
+    def _refuse_foreign(self, seconds: float) -> None:
+        start = time.monotonic()
+        while True:
+            elapsed = time.monotonic() - start
+            reason = self._foreign(own=0)
+            # an endpoint can be discovered before the name of its node
+            if elapsed >= seconds and (UNNAMED not in reason or elapsed >= 2.0 * seconds):
+                break
+            if not rclpy.ok():
+                raise ExternalShutdownException
+            time.sleep(0.05)
+        if reason:
+            raise ForeignNodeError(reason)
+
+    # --- executor ---
+
+    def _on_watch(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        reason = self._foreign(own=1)
+        now = time.monotonic()
+        if not reason:
+            self._alone = now
+        elif now < self._started + STARTING or now > self._alone + 2.0 * STARTING:
+            raise ForeignNodeError(reason)
+        with self._lock:
+            late = self._commit is not None and time.monotonic() > self._patience
+            if late:
+                self._patience = float("inf")
+                step = self._commit.step if self._commit is not None else 0
+        if late:
+            self.get_logger().error(
+                f"{topics.TARGET_POSE}: step {step} of {self._episode_id} was committed, "
+                f"and its target has not come within {DEADLINE:g} s"
+            )
+
+    def _on_gripper(self, gripper: float) -> None:
+        with self._lock:
+            self._gripper = gripper
+
+    def _on_target(self, message: PoseStamped) -> None:
+        target = pose_from_msg(message.pose)
+        norm = np.linalg.norm(target.quaternion)
+        if message.header.frame_id != topics.BASE_FRAME or not np.isfinite(target.position).all() or not norm > 1e-6:
+            self.get_logger().warning(
+                f"{topics.TARGET_POSE}: ignored: frame {message.header.frame_id!r}, position {target.position}, "
+                f"quaternion {target.quaternion}"
+            )
+            return
+        with self._lock:
+            if self._lock_step:
+                self._offered = stamp_ns(message.header.stamp), target
+                self._advance()
+            else:
+                self._target = target
+
+    def _on_commit(self, message: StepCommit) -> None:
+        with self._lock:
+            stamp = stamp_ns(message.header.stamp)
+            if not self._lock_step or stamp != self._awaited or message.episode_id != self._episode_id:
+                return
+            self._commit = message
+            self._patience = time.monotonic() + DEADLINE
+            self._advance()
+
+    def _advance(self) -> None:
+        """In lock-step: a step of the world once its commit, and where that says accepted its target, are here."""
+        if self._awaited is None or self._commit is None:
+            return
+        target = None
+        if self._commit.verdict == GateStatus.ACCEPTED:
+            if self._offered is None or self._offered[0] != self._awaited:
+                return
+            target = self._offered[1]
+        self._awaited = self._commit = self._offered = None
+        self._jobs.put(_Step(target))
+
+    def _on_reset(self, request: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
+        job = _Reset(request.episode_id, request.task, request.variant or self._variant, request.initial_state)
+        self._jobs.put(job)
+        if not job.done.wait(DEADLINE):
+            job.reason = f"the world was not reset within {DEADLINE:g} s"
+        response.accepted, response.reason = not job.reason, job.reason
+        set_stamp(response.first_observation, job.stamp)
+        return response
+
+    # --- the world's thread ---
+
+    def _own_world(self, first: _Reset) -> None:
+        world = None
+        try:
+            world = World(self._config)
+            self._reset(world, first)
+            if self._lock_step:
+                self._follow(world)
+            else:
+                self._pace(world)
+        except Exception as error:
+            self._failure = SimError(f"the world failed: {type(error).__name__}: {error}")
+            first.reason = first.reason or str(self._failure)
+        finally:
+            if world is not None:
+                world.close()
+            first.done.set()
+
+    def _follow(self, world: World) -> None:
+        """Lock-step: one job after the other."""
+        while not self._ending.is_set():
+            try:
+                job = self._jobs.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if isinstance(job, _Reset):
+                self._reset(world, job)
+                continue
+            with self._lock:
+                self._target = job.target or self._target
+                target, gripper = self._target, self._gripper
+            assert target is not None  # every reset sets one
+            self._show(world, world.step(target, gripper))
+
+    def _pace(self, world: World) -> None:
+        """Real time: the world follows the wall in ticks, and falls behind rather than jumping."""
+        due, shown = time.monotonic(), world.time
+        joints_due = camera_due = 0.0
+        commanded: tuple[Pose, float] | None = None
+        while not self._ending.is_set():
+            try:
+                job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
+            except queue.Empty:
+                job = None
+            if isinstance(job, _Reset):
+                self._reset(world, job)
+                due, shown = time.monotonic() + TICK, world.time
+                joints_due = camera_due = 0.0
+                commanded = None
+                continue
+            with self._lock:
+                target, gripper = self._target, self._gripper
+            assert target is not None  # every reset sets one
+            # commanding it again would begin the motion anew
+            if commanded is None or commanded[0] is not target or commanded[1] != gripper:
+                commanded = target, gripper
+                world.set_target(target, gripper)
+            # to a grid of ticks: a tick is no whole number of physics steps
+            shown += TICK
+            world.advance(shown - world.time)
+            due = max(due + TICK, time.monotonic() - LONGEST_LAG)
+            color = world.time >= camera_due
+            if color:
+                camera_due = max(camera_due, world.time - self._camera_period) + self._camera_period
+            joints = color or world.time >= joints_due
+            if joints:
+                joints_due = max(joints_due, world.time - JOINT_PERIOD) + JOINT_PERIOD
+            self._publish(world, world.observe(color=color, depth=color and self._depth), joints, color)
+
+    def _reset(self, world: World, job: _Reset) -> None:
+        try:
+            observation = world.reset(job.task, job.variant, job.initial_state)
+        except SimError as error:
+            job.reason = str(error)
+            job.done.set()
+            return
+        self._gripper_server.clear()
+        with self._lock:
+            self._episode_id = job.episode_id
+            self._target, self._gripper = observation.tcp, 1.0
+            self._commit = self._offered = None
+        job.stamp = _stamp(observation)
+        self._show(world, observation)
+        job.done.set()
+
+    def _show(self, world: World, observation: Observation) -> None:
+        """Everything of one observation; in lock-step its commit is awaited from here on."""
+        with self._lock:
+            self._awaited = _stamp(observation)
+        self._publish(world, observation, joints=True, color=True)
+
+    def _publish(self, world: World, observation: Observation, joints: bool, color: bool) -> None:
+        stamp = _stamp(observation)
+        self._topics.clock(stamp)
+        if joints:
+            self._topics.joints(observation, stamp)
+        self._topics.pose(observation, stamp)
+        self._gripper_server.update(observation.knuckle, observation.time)
+        if color and observation.color is not None:
+            self._topics.judgement(observation, stamp, self._episode_id)
+            height, width = observation.color.shape[:2]
+            self._topics.camera(observation, stamp, world.camera.intrinsics(width, height))
+
+
+def _stamp(observation: Observation) -> int:
+    return FIRST_STAMP + round(observation.time * 1e9)
+
+
+def main() -> int:
+    """Runs the node; 0 when told to end, 1 with one line on stderr when it cannot go on."""
+    rclpy.init()
+    node = None
+    try:
+        node = SimNode()
+        rclpy.spin(node)
+    except (SimError, ForeignNodeError, ParameterException) as error:
+        print(f"grape_sim: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.end()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
