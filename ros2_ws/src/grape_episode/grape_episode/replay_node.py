@@ -39,6 +39,11 @@ REPLAY_DOMAIN = 86
 _LISTENERS = ("/grape_recorder",)
 _CONTROLLERS = frozenset({"grape_gate", "grape_sim", "grape_policy", "controller_manager"})
 _RECHECK = 1.0
+_SUBSCRIBER_WAIT = 30.0
+
+
+def _split(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 class ReplayNode(Node):
@@ -51,8 +56,9 @@ class ReplayNode(Node):
         clock_hz = declare(self, "clock_hz", 100.0, "messages a second on /clock", (1.0, 1000.0))
         commands = declare(self, "commands", REMAP, "steps and commands: remap (under /grape/replay) or skip")
         skip = declare(self, "skip", "", "further topics to leave out, separated by commas")
-        discovery = declare(self, "discovery_seconds", 1.0, "look so long for others, s, before playing", (0.1, 30.0))
-        names = frozenset(name.strip() for name in skip.split(",") if name.strip())
+        discovery = declare(self, "discovery_seconds", 3.0, "look so long for others, s, before playing", (0.1, 30.0))
+        awaited = declare(self, "wait_for", "", "topics, separated by commas, that need a subscriber before playing")
+        names = frozenset(_split(skip))
         self._settings = ReplaySettings(rate, commands, names)
         self._items: Iterator[Item] = items(Path(bag).expanduser(), self._settings)
         self._next: Item | None = next(self._items, None)
@@ -64,6 +70,7 @@ class ReplayNode(Node):
                 qos = LATCHED if topic == topics.EPISODE else EVENT
                 self._outputs[name] = self.create_publisher(message_class(type_name), name, qos)
         self._await_discovery(discovery)
+        self._await_subscribers(_split(awaited))
         self._pace = Pace(self._next.at if self._next else 0, time.monotonic(), rate)
         self._checked = time.monotonic()
         # the timer must not run on the clock that this node itself publishes
@@ -74,6 +81,15 @@ class ReplayNode(Node):
         while time.monotonic() < end:
             self._check_alone()
             time.sleep(0.05)
+
+    def _await_subscribers(self, awaited: list[str]) -> None:
+        if unknown := [topic for topic in awaited if topic not in self._outputs]:
+            raise ValueError(f"wait_for: {', '.join(unknown)}: not played")
+        end = time.monotonic() + _SUBSCRIBER_WAIT
+        while missing := [topic for topic in awaited if not self._outputs[topic].get_subscription_count()]:
+            if time.monotonic() > end:
+                raise TimeoutError(f"nobody has subscribed {', '.join(missing)} for {_SUBSCRIBER_WAIT:g} s")
+            time.sleep(0.02)
 
     def _check_alone(self) -> None:
         why = "replay needs a domain without robot, gate or simulator (--domain)"

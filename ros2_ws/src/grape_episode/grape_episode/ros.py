@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
@@ -174,16 +175,29 @@ def run_node(make: Callable[[], Node], arguments: list[str] | None = None, domai
     return status
 
 
-def _nodes_of(infos: Iterable[Any], node: Node, ours: Iterable[str]) -> list[str]:
-    allowed = {node.get_fully_qualified_name(), *ours}
-    return sorted({f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos} - allowed)
+_NAMELESS = "_NODE_NAME_UNKNOWN_"
+_NAME_WAIT = 1.0
+
+
+def _foreign(look: Callable[[], Iterable[Any]], node: Node, ours: Iterable[str]) -> list[str]:
+    # discovery shows an endpoint a moment before the name of its node, which may be one of ours
+    end = time.monotonic() + _NAME_WAIT
+    infos = list(look())
+    while any(info.node_name == _NAMELESS for info in infos) and time.monotonic() < end:
+        time.sleep(0.02)
+        infos = list(look())
+    names = {f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos if info.node_name != _NAMELESS}
+    names -= {node.get_fully_qualified_name(), *ours}
+    nameless = ["(a participant without a name)"] if any(info.node_name == _NAMELESS for info in infos) else []
+    return sorted(names) + nameless
 
 
 def foreign_subscribers(node: Node, topic: str, ours: Iterable[str] = ()) -> list[str]:
     """Full names of the nodes that subscribe ``topic``, save ``node`` itself and those named in ``ours``."""
-    return _nodes_of(node.get_subscriptions_info_by_topic(topic), node, ours)
+    return _foreign(lambda: node.get_subscriptions_info_by_topic(topic), node, ours)
 
 
 def foreign_publishers(node: Node, topic: str, ours: Iterable[str] = ()) -> list[str]:
-    """Full names of the nodes that publish ``topic``, save ``node`` itself and those named in ``ours``."""
-    return _nodes_of(node.get_publishers_info_by_topic(topic), node, ours)
+    """Full names of the nodes that publish ``topic``, save ``node`` itself and those named in ``ours``. Waits up to a
+    second where discovery has not yet told a node's name."""
+    return _foreign(lambda: node.get_publishers_info_by_topic(topic), node, ours)
