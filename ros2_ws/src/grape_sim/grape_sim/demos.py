@@ -1,6 +1,6 @@
 """Scripted demonstrations, written as shards of arrays: what a small policy is cloned from.
 
-    python -m grape_sim.demos --out FOLDER --episodes N
+    python -m grape_sim.demos --out FOLDER [--episodes N]
 
 A shard ``demos_WW_NNN.npz`` holds, for N steps of whole episodes in order: ``images`` (N, S, S, 3) uint8, ``actions``
 (N, 7) float32 (the expert's, never the disturbed ones), ``instruction`` (N,) index into ``instructions``, ``episode``
@@ -32,6 +32,7 @@ from grape_sim.tasks import SIM_TASKS, check_variant
 from grape_sim.world import Observation, World, WorldConfig
 
 FIRST_STATE = 1_000_000
+EPISODES = 1400
 NOISE = 0.010
 STEPS_AFTER_SUCCESS = 2
 KEYPOINT_NAMES = ("object", "target", "tcp")
@@ -126,7 +127,7 @@ def _keypoints(observation: Observation) -> Array:
 
 
 def _disturbed(action: Array, noise: float, rng: np.random.Generator) -> Array:
-    """The action with noise; less of it sideways and none downwards where the expert itself moves little.
+    """The action with noise on translation and yaw, less of it where the expert itself moves little.
 
     Near a contact the arm would otherwise press into the table, which teaches nothing.
     """
@@ -239,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of this module."""
     parser = argparse.ArgumentParser(prog="grape_sim.demos", description="Collect scripted demonstrations.")
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
-    parser.add_argument("--episodes", type=int, required=True, help="episodes to try, over all tasks")
+    parser.add_argument("--episodes", type=int, default=EPISODES, help="episodes to try, over all tasks")
     parser.add_argument("--first-state", type=int, default=FIRST_STATE, help="initial state of the first episode")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--noise", type=float, default=NOISE, help="injected noise, metres")

@@ -23,7 +23,7 @@ Texture = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Mesh:
-    """``vertices`` and ``normals`` (N, 3), ``uvs`` (N, 2), ``faces`` (M, 3) vertex indices, counter-clockwise outside."""
+    """``vertices``, ``normals`` (N, 3), ``uvs`` (N, 2), ``faces`` (M, 3) vertex indices, counter-clockwise outside."""
 
     vertices: Array
     normals: Array

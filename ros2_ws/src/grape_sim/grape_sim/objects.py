@@ -24,7 +24,7 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Shape:
-    """A collision primitive: ``box`` of size (x, y, z), ``cylinder`` of (radius, height) about z, ``sphere`` of (radius,)."""
+    """A collision primitive: ``box`` of size (x, y, z) or ``cylinder`` of (radius, height) about z; metres."""
 
     kind: str
     size: tuple[float, ...]
@@ -33,11 +33,13 @@ class Shape:
 
 @dataclass(frozen=True)
 class ObjectModel:
-    """``rest_height``: of the origin above what it lies on. ``surface``: of what others lie on, above the origin.
+    """All heights in metres.
 
-    ``radius``: of the circle it covers seen from above. ``grasp_height``: of the TCP above the origin in a grasp from
-    above, ``grasp_width``: of what is then between the fingers. ``inside``: how far a thing's middle may be from this one's and still be on or in it, along each side or, unless
-    ``square``, in any direction. ``elongated``: the fingers must close across x.
+    ``rest_height``: of the origin above what it lies on. ``surface``: of what others lie on, above the origin.
+    ``inside``: how far a thing's middle may be from this one's and still be on or in it, along each side or, unless
+    ``square``, in any direction. ``radius``: of the circle it covers seen from above. ``grasp_height``: of the TCP
+    above the origin in a grasp from above; ``grasp_width``: of what is then between the fingers. ``elongated``: the
+    fingers must close across x.
     """
 
     name: str
@@ -181,7 +183,6 @@ def _plate() -> ObjectModel:
 def _basket() -> ObjectModel:
     side, height, wall = 0.18, 0.055, 0.008
     half = side / 2
-    weave = (0.0, 0.34, 1.0, 1.0)
     rim = (0.02, 0.02, 0.98, 0.14)
     floor = (0.02, 0.18, 0.98, 0.32)
     parts = [box((side, side, 0.006), floor).moved((0, 0, 0.003))]
@@ -193,7 +194,6 @@ def _basket() -> ObjectModel:
         parts.append(box(size, (0.0, 0.34, 1.0, 0.64)).moved(centre))
         edge = (wall * 1.9, side + wall * 0.9, 0.008) if axis == 0 else (side + wall * 0.9, wall * 1.9, 0.008)
         parts.append(box(edge, rim).moved(centre + np.array([0, 0, height / 2])))
-    del weave
     image = np.concatenate(
         [
             tx.woven((214, 160, 88), (112, 70, 30), 12, 192)[:126],

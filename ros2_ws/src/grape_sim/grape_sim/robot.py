@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sysconfig
-import tempfile
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -153,7 +152,7 @@ class Robot:
         self.fingers = tuple(self.links[name] for name in FINGERS)
         self._left = tuple(index for name, index in self.links.items() if name.startswith("left"))
         self.hand = tuple(
-            sorted(i for name, i in self.links.items() if not name.startswith("panda")) + [self.links["panda_link8"]]
+            index for name, index in self.links.items() if name == "panda_link8" or not name.startswith("panda")
         )
         self._prepare()
         self.home()
@@ -268,13 +267,8 @@ class Robot:
         return total
 
 
-def urdf_folder() -> tempfile.TemporaryDirectory[str]:
-    """A folder for generated descriptions that goes away with its owner."""
-    return tempfile.TemporaryDirectory(prefix="grape_sim_")
-
-
 def finger_tip_drop(width: float) -> float:
-    """How far the fingertips reach beyond the TCP along the approach, metres, at an opening: the 2F-85 swings its tips."""
+    """How far the fingertips reach beyond the TCP, metres, at an opening (metres): closing swings them forwards."""
     angle = KNUCKLE_CLOSED * (1.0 - width / WIDTH_OPEN)
     reach = 0.054904 + 0.0376 * math.sin(angle) + 0.0430 * math.cos(angle) + 0.03242 + 0.0176
     return reach - kinematics.TOOL_OFFSET

@@ -1,8 +1,8 @@
 """The four in-domain tasks and their variants, as the simulator knows them.
 
-Every task is: take ``object``, put it on (or into) ``target``. The keypoints of a scene are, in this order: the object's
-grasp point (middle of the object), the middle of the surface of the target on which the object is to rest, and one
-point in the middle of every obstacle and distractor.
+Every task is: take ``object``, put it on (or into) ``target``. The keypoints of a scene are, in this order: the middle
+of the object, where it is grasped; the middle of the surface of the target on which the object is to rest; and one
+point in the middle of every obstacle or distractor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Textures from formulas: (H, W, 3) uint8 images, each from its own fixed seed, so that they are the same everywhere."""
+"""Textures from formulas: images (H, W, 3), each from its own fixed seed, so that they are the same everywhere."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ _SETTLE_SECONDS = 0.25
 class WorldConfig:
     """``control_period`` seconds must be a whole number of physics steps; ``image_size`` pixels, square.
 
-    ``depth``: observations carry depth unless told otherwise. ``judge_stride``: physics steps between looks at contacts.
+    ``depth``: observations carry depth unless told otherwise. ``judge_stride``: physics steps between two looks at
+    the contacts.
     """
 
     image_size: int = 112
@@ -60,9 +61,9 @@ class Observation:
     """What the robot's sensors and the world say at ``time`` (seconds of simulated time, never backwards).
 
     ``color`` (H, W, 3) uint8 RGB; ``depth`` (H, W) float32 metres, 0 where nothing is; ``tcp`` in the base frame;
-    ``gripper_width`` metres; ``joints`` (7,) radians, ``joint_velocities`` (7,) radians per second; ``knuckle`` radians;
-    ``wrench`` (6,) newtons and newton metres about the TCP, base-frame axes; ``keypoints`` (K, 3) metres, base frame:
-    object, target, then obstacles; ``status`` is the world's own judgement.
+    ``gripper_width`` metres; ``joints`` (7,) radians and ``joint_velocities`` (7,) radians per second of the arm;
+    ``knuckle`` radians; ``wrench`` (6,) newtons and newton metres about the TCP, base-frame axes; ``keypoints`` (K, 3)
+    metres, base frame: object, target, then obstacles; ``status`` is the world's own judgement.
     """
 
     time: float
