@@ -138,7 +138,10 @@ def mini_tokenizer(instructions: Sequence[str], vocab_size: int = 768) -> Tokeni
 
 
 def initialise(model: OpenVla, seed: int) -> None:
-    """Fresh weights in place: truncated normal of deviation 0.02, biases 0, norms and layer scales 1."""
+    """Fresh weights in place: matrices of deviation fan-in^-1/2, biases 0, norms and layer scales 1.
+
+    The towers' positions begin as two-dimensional sines, which a small model otherwise spends a while inventing.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -146,8 +149,25 @@ def initialise(model: OpenVla, seed: int) -> None:
                 parameter.zero_()
             elif "norm" in name or "layer_scale" in name:
                 parameter.fill_(1.0)
-            else:
+            elif "token" in name:
                 nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+            else:
+                deviation = parameter[0].numel() ** -0.5
+                nn.init.trunc_normal_(parameter, std=deviation, a=-3.0, b=3.0, generator=generator)
+        vision, (dino, siglip) = model.vision_backbone, model.spec.towers
         # timm gives the class token no position, and the file has no place for one.
-        positions = model.vision_backbone.featurizer.embeddings.position_embeddings
-        positions[:, :1].zero_()
+        positions = vision.featurizer.embeddings.position_embeddings
+        positions[0, 0] = 0.0
+        positions[0, 1:] = _sines(round(dino.patches**0.5), dino.width)
+        vision.fused_featurizer.embeddings.position_embedding.weight.copy_(
+            _sines(round(siglip.patches**0.5), siglip.width)
+        )
+
+
+def _sines(side: int, width: int) -> torch.Tensor:
+    """(side * side, width): sines and cosines of row and column at width / 4 frequencies."""
+    frequencies = 0.5 * torch.pi * 2.0 ** -torch.linspace(0.0, 5.0, width // 4)
+    angles = torch.arange(side)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    return 0.5 * torch.cat([rows, columns], dim=-1).reshape(side * side, width)

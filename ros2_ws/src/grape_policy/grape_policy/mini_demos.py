@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from grape_policy.config import ACTION_SIZE
 
 FIELDS = ("images", "actions", "instruction", "episode", "keypoints", "instructions")
+STILL = 0.005
+STILL_RANGE = 0.1
 
 
 class DemosError(Exception):
@@ -107,8 +109,14 @@ def _images(cache: Path, paths: list[Path], counts: list[int]) -> NDArray[np.uin
 
 
 def action_statistics(actions: NDArray[np.float32], episodes: int) -> dict[str, Any]:
-    """One entry of `dataset_statistics.json`: percentiles of (N, 7) actions, the gripper left as it is."""
+    """One entry of `dataset_statistics.json`: percentiles of (N, 7) actions, the gripper left as it is.
+
+    A dimension whose percentiles lie within 0.005 (metres, radians) gets -0.1 and 0.1 instead.
+    """
     q01, q99 = np.quantile(actions, 0.01, axis=0), np.quantile(actions, 0.99, axis=0)
+    # A dimension that hardly moves would spread its noise over all bins.
+    still = q99 - q01 < STILL
+    q01[still], q99[still] = -STILL_RANGE, STILL_RANGE
     columns = {"mean": actions.mean(0), "std": actions.std(0), "min": actions.min(0), "max": actions.max(0)}
     columns |= {"q01": q01, "q99": q99}
     action: dict[str, Any] = {name: [float(v) for v in value] for name, value in columns.items()}

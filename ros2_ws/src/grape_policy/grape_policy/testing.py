@@ -48,7 +48,7 @@ def write_random_checkpoint(
     initialise(model, seed)
     with torch.no_grad():
         head = model.language_model.lm_head.weight
-        head.mul_(spread / 0.02 / size.llama_width**0.5)
+        head.mul_(spread)
         head[: size.vocab_size - ACTION_BINS] = 0.0
         head[size.vocab_size :] = 0.0
         # Without this the text, ids and image hardly differ from one another after so few layers.
