@@ -51,10 +51,9 @@ def read_identity(path: Path) -> Identity:
     """The identity alone, from the first chunk; works on a bag that was cut off, too. Raises EpisodeError."""
     file = bag_file(path)
     for record in checked_records(BagScan(file)):
-        if record.topic != topics.EPISODE:
-            break
+        check_first(file, record)
         return messages.identity_of(decode(file, record))
-    raise EpisodeError(f"{file}: no identity: the first message is not on {topics.EPISODE}; not recorded by grape")
+    raise EpisodeError(f"{file}: no messages")
 
 
 def read_episode(path: Path, images: bool = True) -> Episode:
@@ -69,6 +68,12 @@ def read_episode(path: Path, images: bool = True) -> Episode:
         gather.add(record)
     check_end(file)
     return gather.episode(scan.notes)
+
+
+def check_first(file: Path, record: Record) -> None:
+    """Raises EpisodeError unless ``record``, the first of the file, is an identity."""
+    if record.topic != topics.EPISODE:
+        raise EpisodeError(f"{file}: no identity: the first message is on {record.topic}, not on {topics.EPISODE}")
 
 
 def cut_off(file: Path) -> str:
@@ -147,10 +152,8 @@ class _Gather:
         }
 
     def add(self, record: Record) -> None:
-        if self.identity is None and record.topic != topics.EPISODE:
-            raise EpisodeError(
-                f"{self.file}: no identity: the first message is on {record.topic}, not {topics.EPISODE}"
-            )
+        if self.identity is None:
+            check_first(self.file, record)
         if self.outcome is not None and "the outcome is not the last message" not in self.problems:
             self.problems.append("the outcome is not the last message")
         if record.topic == topics.MODEL_INPUT:

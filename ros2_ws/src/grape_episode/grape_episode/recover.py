@@ -8,10 +8,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from grape_episode import topics
 from grape_episode.bag import Bag, BagScan
 from grape_episode.episode import CutOffError, EpisodeError
-from grape_episode.reader import bag_file, checked_records
+from grape_episode.reader import bag_file, check_first, checked_records
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ def recover(path: Path, out: Path) -> Recovery:
         try:
             for record in checked_records(scan):
                 if bag is None:
-                    if record.topic != topics.EPISODE:
-                        raise EpisodeError(f"{file}: the first message is on {record.topic}, not {topics.EPISODE}")
+                    check_first(file, record)
                     bag = Bag(out)
                 bag.write(record.topic, record.type_name, record.data, record.log_time)
         except CutOffError:
