@@ -120,14 +120,16 @@ class GateNode(Node):
 
     def _foreign(self, own: int) -> str:
         """Who publishes what must be ours alone, or a clock where there may be none; "" if nobody."""
+        reasons = []
         names = other_publishers(self, topics.TARGET_POSE, own)
         if names:
-            return f"{topics.TARGET_POSE} is also published by {', '.join(names)}: the gate must be the only one"
-        if self.profile.clock == "steady":
-            names = other_publishers(self, "/clock", 0)
-            if names:
-                return f"/clock is published by {', '.join(names)}: profile {self.profile.name} is for an arm"
-        return ""
+            reasons.append(
+                f"{topics.TARGET_POSE} is also published by {', '.join(names)}: the gate must be the only one"
+            )
+        names = other_publishers(self, "/clock", 0) if self.profile.clock == "steady" else []
+        if names:
+            reasons.append(f"/clock is published by {', '.join(names)}: profile {self.profile.name} is for an arm")
+        return "; ".join(reasons)
 
     def _now_stamp(self) -> int:
         return self.get_clock().now().nanoseconds

@@ -63,6 +63,23 @@ class _Step:
     target: Pose | None
 
 
+@dataclass
+class _Every:
+    """Due once per ``period`` seconds of the world."""
+
+    period: float
+    next: float = 0.0
+
+    def restart(self, now: float) -> None:
+        self.next = now + self.period
+
+    def due(self, now: float) -> bool:
+        if now < self.next:
+            return False
+        self.next = max(self.next + self.period, now)
+        return True
+
+
 class SimNode(Node):
     """See the module. Raises ForeignNodeError or SimError when it may not or cannot start."""
 
@@ -255,7 +272,9 @@ class SimNode(Node):
     def _pace(self, world: World) -> None:
         """Real time: the world follows the wall in ticks, and falls behind rather than jumping."""
         due, shown = time.monotonic(), world.time
-        joints_due = camera_due = 0.0
+        camera, joints = _Every(self._camera_period), _Every(JOINT_PERIOD)
+        for rate in (camera, joints):
+            rate.restart(shown)
         commanded: tuple[Pose, float] | None = None
         while not self._ending.is_set():
             try:
@@ -265,7 +284,8 @@ class SimNode(Node):
             if isinstance(job, _Reset):
                 self._reset(world, job)
                 due, shown = time.monotonic() + TICK, world.time
-                joints_due = camera_due = 0.0
+                for rate in (camera, joints):
+                    rate.restart(shown)
                 commanded = None
                 continue
             with self._lock:
@@ -279,13 +299,8 @@ class SimNode(Node):
             shown += TICK
             world.advance(shown - world.time)
             due = max(due + TICK, time.monotonic() - LONGEST_LAG)
-            color = world.time >= camera_due
-            if color:
-                camera_due = max(camera_due, world.time - self._camera_period) + self._camera_period
-            joints = color or world.time >= joints_due
-            if joints:
-                joints_due = max(joints_due, world.time - JOINT_PERIOD) + JOINT_PERIOD
-            self._publish(world, world.observe(color=color, depth=color and self._depth), joints, color)
+            seen, felt = camera.due(world.time), joints.due(world.time)
+            self._publish(world, world.observe(color=seen, depth=seen and self._depth), seen or felt, seen)
 
     def _reset(self, world: World, job: _Reset) -> None:
         try:
