@@ -40,6 +40,9 @@ __all__ = [
 
 _ROUNDING = 1e-9
 """Slack of the speed comparison, m/s and rad/s: a step of exactly the limit must not fail by its last bit."""
+_INSTANT = 1e-6
+"""Slack of the timers, s: in lock-step silences are whole periods, and which side of a limit one falls on must not
+depend on the rounding of large times."""
 
 
 class Mode(IntEnum):
@@ -150,10 +153,10 @@ def tick(profile: GateProfile, state: GateState, now: float) -> GateState:
     if state.mode not in (Mode.ACTIVE, Mode.HOLD) or state.last_step is None:
         return state
     period = profile.control_period
-    without_step = now - state.last_step
+    without_step = now - state.last_step - _INSTANT
     without_heartbeat = 0.0
     if not state.lock_step:
-        without_heartbeat = float("inf") if state.last_heartbeat is None else now - state.last_heartbeat
+        without_heartbeat = float("inf") if state.last_heartbeat is None else now - state.last_heartbeat - _INSTANT
     if without_step > period + profile.stop_margin:
         return stop(state, "timeout", f"no step for {without_step:.3f} s, limit {period + profile.stop_margin:.3f} s")
     if without_heartbeat > period + profile.stop_margin:

@@ -277,6 +277,15 @@ def test_heartbeats_of_another_episode_do_not_count() -> None:
     assert gate.heartbeat(state, "", now + 1.0).last_heartbeat == now + 1.0
 
 
+@given(st.integers(1, 10_000_000))
+def test_a_silence_of_exactly_the_limit_is_within_it_at_any_time(tick: int) -> None:
+    """Two periods, the stop's own limit: what lock-step shows after one step of nonsense."""
+    last, now = tick * 0.2, (tick + 2) * 0.2
+    state = replace(armed(lock_step=True), last_step=last)
+    assert gate.tick(PROFILE, state, now).mode is Mode.HOLD
+    assert gate.tick(PROFILE, state, now + 2e-6).mode is Mode.STOPPED
+
+
 def test_lock_step_times_steps_only() -> None:
     state, now = running(lock_step=True)
     state = replace(state, last_heartbeat=None)
