@@ -51,7 +51,7 @@ class RewardNode(Node):
         preset = self._parameter("lambdas", "paper", f"Weights of Eq. 10: one of {', '.join(PRESETS)}, or 'a,b,c'.")
         self._lambdas = _lambdas(preset)
         drain = ParameterDescriptor(
-            description="Wall seconds after an outcome in which what it announces may still arrive.",
+            description="Wall seconds to wait, after the outcome, for more of what it announces.",
             read_only=True,
             floating_point_range=[FloatingPointRange(from_value=0.1, to_value=60.0)],
         )
@@ -59,6 +59,7 @@ class RewardNode(Node):
         self._episode: LiveEpisode | None = None
         self._identity: Any = None
         self._refusal = ""
+        self._refused_at: int | None = None
         self._deadline: float | None = None
         self._early: deque[tuple[float, int, Callable[[], None]]] = deque(maxlen=2000)
         self._status = self.create_publisher(TaskStatus, topics.TASK_STATUS, EVENT)
@@ -87,7 +88,7 @@ class RewardNode(Node):
         if self._current(identity.episode_id):
             return
         self._finish()
-        self._identity, self._refusal = identity, ""
+        self._identity, self._refusal, self._refused_at = identity, "", None
         try:
             self._episode = LiveEpisode(identity, self._objective, self._lambdas)
         except RewardError as error:
@@ -105,6 +106,7 @@ class RewardNode(Node):
             self._keep(stamp, lambda: self._on_step(message))
         elif self._episode is not None:
             self._episode.step(int(message.step), stamp, np.array(message.logprobs, np.float32))
+            self._wait_on()
             self._advance()
 
     def _on_outcome(self, message: EpisodeOutcome) -> None:
@@ -112,19 +114,20 @@ class RewardNode(Node):
             self._keep(stamp_of(message), lambda: self._on_outcome(message))
         elif self._episode is not None and not self._episode.ended:
             self._episode.end(outcome_of(message))
-            self._deadline = time.monotonic() + self._drain
+            self._wait_on()
             self._advance()
         elif self._refusal:
             identity = self._identity
             objective = self._objective or identity.objective
             args = (identity.episode_id, identity.task, identity.initial_state, objective, self._refusal)
-            self._publish_score(unscorable(*args), stamp_of(message))
-            self._refusal = ""
+            self._refused_at = stamp_of(message)
+            self._publish_score(unscorable(*args), self._refused_at)
 
     def _on_keypoints(self, message: Keypoints) -> None:
         points = np.array([(p.x, p.y, p.z) for p in message.points], np.float64).reshape(-1, 3)
         stamp = stamp_of(message)
-        if self._refusal and stamp > self._identity.stamp:
+        last = stamp if self._refused_at is None else self._refused_at
+        if self._refusal and self._identity.stamp < stamp <= last:
             self._publish_status(stamp, 0, 0, TaskStatus.UNKNOWN, "", self._refusal)
         self._sample("keypoints", stamp, points)
 
@@ -142,9 +145,11 @@ class RewardNode(Node):
         if self._episode is None:
             self._keep(stamp, lambda: self._sample(topic, stamp, value))
             return
-        if self._episode.ended:
+        if self._episode.ended and stamp > self._episode.outcome_stamp:
             # It may belong to the next episode, whose announcement has yet to arrive.
             self._keep(stamp, lambda: self._sample(topic, stamp, value))
+        else:
+            self._wait_on()
         self._episode.sample(topic, stamp, value)
         self._advance()
 
@@ -152,6 +157,11 @@ class RewardNode(Node):
         self.get_logger().warning(f"{topic}: messages were lost")
         if self._episode is not None:
             self._episode.lost(topic)
+
+    def _wait_on(self) -> None:
+        """Something of the episode has arrived: after its outcome, wait anew for the rest."""
+        if self._episode is not None and self._episode.ended:
+            self._deadline = time.monotonic() + self._drain
 
     def _on_timer(self) -> None:
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -161,7 +171,7 @@ class RewardNode(Node):
 
     def _current(self, episode_id: str) -> bool:
         """Whether an episode of that id is under way; one that was scored may be replayed."""
-        under_way = self._episode is not None or bool(self._refusal)
+        under_way = self._episode is not None or (bool(self._refusal) and self._refused_at is None)
         return under_way and episode_id == self._identity.episode_id
 
     def _keep(self, stamp: int, again: Callable[[], None]) -> None:
@@ -263,6 +273,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (RewardError, ParameterException) as error:
         print(f"grape_reward: {error}", file=sys.stderr)
         return 1
+    except RuntimeError:
+        # A signal that comes while a message is being taken surfaces as one, with the context already shut down.
+        if rclpy.ok():
+            raise
     finally:
         if node is not None:
             node.destroy_node()

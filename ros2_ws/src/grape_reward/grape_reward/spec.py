@@ -52,8 +52,8 @@ DEFAULT_OBJECTIVE = "task_completion"
 class TaskSpec:
     """``stages``: their names. ``keypoints``: names of [0] the object and [1] the target; whatever follows is an
     obstacle. ``constraints``: the numbers of every constraint of ``program``, by name. ``boundaries``: the predicates
-    that end stage 0, 1, ... (one fewer than stages). ``success`` must hold in ``hold`` consecutive observations, between
-    which the object moves no more than ``still`` metres."""
+    that end stage 0, 1, ... (one fewer than stages). ``success`` must hold in ``hold`` consecutive observations,
+    between which the object moves no more than ``still`` metres."""
 
     name: str
     instruction: str

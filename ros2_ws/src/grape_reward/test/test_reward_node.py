@@ -1,0 +1,205 @@
+"""The node in a process of its own, over real topics: what it says live is what a bag says later."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import rclpy
+from geometry_msgs.msg import PoseStamped
+from grape_interfaces.msg import (
+    EpisodeIdentity,
+    EpisodeOutcome,
+    EpisodeScore,
+    Keypoints,
+    PolicyStep,
+    StageCosts,
+    TaskStatus,
+)
+from rclpy.executors import SingleThreadedExecutor
+from sensor_msgs.msg import JointState
+
+from grape_episode import topics
+from grape_episode.ros import EVENT, LATCHED, robot_state, stamp_ns
+from grape_episode.synthetic import episode_messages, make_episode
+from grape_episode.testing import NodeProcess, free_domain, wait_for
+from grape_episode.typestore import typestore
+from grape_reward.result import Score
+from grape_reward.score import score_episode
+from grape_reward.tasks import TASKS
+
+pytestmark = pytest.mark.ros
+
+TYPES = {
+    topics.EPISODE: EpisodeIdentity,
+    topics.OUTCOME: EpisodeOutcome,
+    topics.POLICY_STEP: PolicyStep,
+    topics.KEYPOINTS: Keypoints,
+    topics.JOINT_STATES: JointState,
+    topics.CURRENT_POSE: PoseStamped,
+}
+
+
+class Lab:
+    """The reward node, and a node that plays everybody else."""
+
+    def __init__(self, log, lock_step: bool) -> None:
+        self.domain = free_domain()
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=self.domain)
+        self.node = rclpy.create_node("lab", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.got = {TaskStatus: [], StageCosts: [], EpisodeScore: []}
+        for kind, topic in (
+            (TaskStatus, topics.TASK_STATUS),
+            (StageCosts, topics.STAGE_COSTS),
+            (EpisodeScore, topics.SCORE),
+        ):
+            self.node.create_subscription(kind, topic, self.got[kind].append, EVENT)
+        pose = robot_state(lock_step)
+        qos = {topics.EPISODE: LATCHED, topics.CURRENT_POSE: pose}
+        self.publishers = {t: self.node.create_publisher(kind, t, qos.get(t, EVENT)) for t, kind in TYPES.items()}
+        params = {"lock_step": lock_step, "drain_seconds": 1.0}
+        self.process = NodeProcess("grape_reward.reward_node", self.domain, log, params)
+        self.wait(self._connected, "the reward node to be connected")
+
+    def _connected(self) -> bool:
+        publishers = [self.node.count_publishers(t) for t in (topics.TASK_STATUS, topics.STAGE_COSTS, topics.SCORE)]
+        return all(publishers) and all(p.get_subscription_count() for p in self.publishers.values())
+
+    def wait(self, condition, what: str):
+        def turn():
+            self.executor.spin_once(timeout_sec=0.005)
+            return condition()
+
+        return wait_for(turn, what, deadline=20.0, poll=0.0)
+
+    def publish(self, episode, only=None) -> None:
+        for topic, _, message in episode_messages(episode):
+            if topic in self.publishers and (only is None or topic in only):
+                self.publishers[topic].publish(bytes(typestore().serialize_cdr(message, topics.DATA_TYPES[topic])))
+
+    def of(self, kind, episode) -> list:
+        return [message for message in self.got[kind] if message.episode_id == episode.identity.episode_id]
+
+    def score(self, episode, nth: int = 1) -> EpisodeScore:
+        def arrived():
+            scores = self.of(EpisodeScore, episode)
+            return scores[nth - 1] if len(scores) >= nth else None
+
+        return self.wait(arrived, f"score {nth} of {episode.identity.episode_id}")
+
+    def close(self) -> None:
+        self.process.stop()
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    lab = Lab(tmp_path_factory.mktemp("reward") / "node.log", lock_step=True)
+    yield lab
+    lab.close()
+
+
+def test_live_is_offline_bit_for_bit_and_each_observation_is_judged_before_its_step(lab):
+    episode = make_episode(11, steps=16, variant="obstacle", objective="safety")
+    steps = 0
+    for topic, stamp, message in episode_messages(episode):
+        if topic not in lab.publishers:
+            continue
+        if topic in (topics.POLICY_STEP, topics.OUTCOME):
+            # as the policy does: no step before the observation has been judged
+            lab.wait(
+                lambda t=stamp: [m for m in lab.of(TaskStatus, episode) if stamp_ns(m.header.stamp) == t],
+                f"the status of step {steps}",
+            )
+            steps += topic == topics.POLICY_STEP
+        lab.publishers[topic].publish(bytes(typestore().serialize_cdr(message, topics.DATA_TYPES[topic])))
+    message = lab.score(episode)
+    expected = score_episode(episode)
+    assert Score.from_json(message.json).hash == expected.hash and message.json == expected.to_json()
+    assert message.inputs_hash == expected.inputs_hash and message.log_r_ext == expected.log_r_ext
+    assert list(message.stage_costs) == list(expected.stage_costs) and message.reward == expected.reward
+    assert stamp_ns(message.header.stamp) == episode.outcome.stamp and message.success == expected.success
+    lab.wait(lambda: len(lab.of(StageCosts, episode)) == 16, "the costs of 16 steps")
+    costs = lab.of(StageCosts, episode)
+    assert [m.step for m in costs] == list(range(16))
+    assert [stamp_ns(m.header.stamp) for m in costs] == [step.stamp for step in episode.steps]
+    statuses = lab.of(TaskStatus, episode)
+    assert [stamp_ns(m.header.stamp) for m in statuses] == episode.keypoints.stamps.tolist()
+    assert {m.cost_program_hash for m in statuses} == {TASKS["carrot_on_plate"].program_hash}
+    assert statuses[-1].stages == 3 and statuses[0].success == TaskStatus.NO
+
+
+def test_topics_that_overtake_each_other_change_nothing(lab):
+    episode = make_episode(12, steps=10)
+    backwards = (topics.OUTCOME, topics.POLICY_STEP, topics.KEYPOINTS, topics.EPISODE, topics.JOINT_STATES)
+    for topic in (*backwards, topics.CURRENT_POSE):
+        lab.publish(episode, only=[topic])
+    assert lab.score(episode).json == score_episode(episode).to_json()
+
+
+def test_an_episode_can_be_replayed(lab):
+    episode = make_episode(13, steps=10, success=False, task="spoon_on_towel")
+    for nth in (1, 2):
+        lab.publish(episode)
+        assert lab.score(episode, nth).json == score_episode(episode).to_json()
+
+
+def test_a_topic_that_is_missing_makes_the_score_incomplete(lab):
+    episode = make_episode(14, steps=6)
+    lab.publish(episode, only=[t for t in lab.publishers if t != topics.JOINT_STATES])
+    message = lab.score(episode)
+    assert message.incomplete and message.success == -1
+    assert any("gripper" in line for line in Score.from_json(message.json).problems)
+
+
+def test_an_unknown_task_is_unknown_with_the_reason(lab):
+    episode = make_episode(15, steps=6, task="fold_towel")
+    lab.publish(episode)
+    message = lab.score(episode)
+    assert message.incomplete and message.success == -1 and "fold_towel" in message.json
+    lab.wait(lambda: len(lab.of(TaskStatus, episode)) == 7, "the status of 7 observations")
+    statuses = lab.of(TaskStatus, episode)
+    assert [stamp_ns(m.header.stamp) for m in statuses] == episode.keypoints.stamps.tolist()
+    assert {m.success for m in statuses} == {TaskStatus.UNKNOWN}
+    assert all("unknown task 'fold_towel'" in m.reason for m in statuses)
+
+
+def test_the_next_episode_ends_one_without_an_outcome(lab):
+    broken = make_episode(16, steps=6)
+    lab.publish(broken, only=[t for t in lab.publishers if t != topics.OUTCOME])
+    lab.wait(lambda: len(lab.of(TaskStatus, broken)) == 7, "the statuses of the broken episode")
+    episode = make_episode(17, steps=6)
+    lab.publish(episode)
+    assert lab.score(episode).json == score_episode(episode).to_json()
+    assert lab.of(EpisodeScore, broken) == []
+
+
+def test_real_time_with_a_best_effort_pose(tmp_path):
+    lab = Lab(tmp_path / "node.log", lock_step=False)
+    try:
+        episode = make_episode(18, steps=8, samples_per_step=4)
+        episode = dataclasses.replace(episode, identity=dataclasses.replace(episode.identity, lock_step=False))
+        lab.publish(episode)
+        assert lab.score(episode).json == score_episode(episode).to_json()
+        lab.process.process.send_signal(signal.SIGTERM)
+        assert lab.process.wait() == 0
+        assert "Traceback" not in lab.process.output
+    finally:
+        lab.close()
+
+
+@pytest.mark.parametrize("setting", ["lambdas:=generous", "drain_seconds:=0.0", "lock_step:=maybe"])
+def test_a_parameter_that_makes_no_sense_ends_in_one_line(setting):
+    command = [sys.executable, "-m", "grape_reward.reward_node", "--ros-args", "-p", setting]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and setting.split(":=")[0] in lines[0]
