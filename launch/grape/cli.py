@@ -1,0 +1,282 @@
+"""The ``grape`` command. Each command is thin: it reads its arguments and calls the module that does the work."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from grape.console import console, guarded, progress, table
+from grape.paths import default_model, root
+
+app = typer.Typer(
+    name="grape",
+    help="Make vision-language-action policies better by preference alignment, on ROS 2.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+sim_app = typer.Typer(help="The simulated tabletop.", no_args_is_help=True)
+adapters_app = typer.Typer(help="The registry of LoRA adapters.", no_args_is_help=True)
+app.add_typer(sim_app, name="sim")
+app.add_typer(adapters_app, name="adapters")
+
+
+class CommandError(Exception):
+    """Wrong use of a command; the text names the argument."""
+
+
+class Mode(StrEnum):
+    lock_step = "lock-step"
+    real_time = "real-time"
+
+
+MODEL, RUNS = default_model(), root() / "runs"
+Model = Annotated[Path, typer.Option("--model", help="Folder of the checkpoint.")]
+Registry = Annotated[Path, typer.Option("--registry", help="Folder of the adapter registry.")]
+Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task's name; may be given again. Default: all.")]
+Domain = Annotated[int, typer.Option("--domain", min=0, max=101, help="ROS domain of the nodes.")]
+
+
+def known_tasks(names: list[str] | None) -> list[str]:
+    """The names themselves, or all of them for none. Raises SimError naming an unknown one and the known ones."""
+    from grape_sim.tasks import SIM_TASKS, sim_task
+
+    return [sim_task(name).name for name in names] if names else list(SIM_TASKS)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = RUNS / "demo",
+    model: Model = MODEL,
+    quick: Annotated[
+        bool, typer.Option(help="A few rollouts only: shows that the loop closes, measures nothing.")
+    ] = False,
+) -> None:
+    """Act, record, score, align, swap and evaluate over ROS topics in simulation; report in runs/demo/report.html."""
+    from grape.demo import run_demo
+
+    run_demo(out, model, quick)
+
+
+@app.command()
+def up(
+    model: Model = MODEL,
+    registry: Registry = RUNS / "adapters",
+    mode: Annotated[Mode, typer.Option(help="Whether the simulated world waits for the policy.")] = Mode.real_time,
+    domain: Domain = 0,
+    episodes: Annotated[Path | None, typer.Option(help="Folder for the bags.")] = None,
+    trainer: Annotated[bool, typer.Option(help="Start the trainer node as well.")] = True,
+) -> None:
+    """Start the nodes, each in a process of its own, and keep them until Ctrl-C (where there is no `ros2 launch`)."""
+    from grape.serve import serve
+
+    serve(model, registry, mode is Mode.lock_step, domain, episodes or RUNS / "episodes", trainer)
+
+
+@app.command()
+def run(
+    instruction: Annotated[str, typer.Argument(help='What the robot should do, e.g. "put the carrot on the plate".')],
+    task: Annotated[str, typer.Option(help="Task that rewards it. Default: the one with this instruction.")] = "",
+    state: Annotated[int, typer.Option(min=0, help="Initial-state id.")] = 0,
+    variant: Annotated[str, typer.Option(help="Variant of the world.")] = "clean",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
+    record: Annotated[bool, typer.Option(help="Record a bag.")] = True,
+    domain: Domain = 0,
+) -> None:
+    """Run one episode on the nodes that are up."""
+    from grape.serve import run_once
+
+    run_once(instruction, task, state, variant, seed, temperature, record, domain)
+
+
+@app.command()
+def score(
+    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
+    objective: Annotated[
+        str | None, typer.Option(help="Score towards this objective instead of each episode's own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the scores there, one JSON a line.")] = None,
+) -> None:
+    """Score recorded episodes offline, exactly as the reward node does live. Exit 1 where a bag had to be skipped."""
+    from grape_reward.offline import score_bags
+
+    with progress("scoring") as report:
+        scored = score_bags(bags, objective, lambda done, total, bag: report(done, total, bag.name))
+    if out is not None:
+        out.write_text("".join(one.to_json() + "\n" for one in scored.scores), encoding="utf-8")
+    rows = [
+        [
+            one.episode_id,
+            {1: "yes", 0: "no"}.get(one.success, "unknown"),
+            *(f"{figure:.4f}" for figure in (one.log_r_ext, one.r_self_per_token, one.reward)),
+            " ".join(f"{cost:.3f}" for cost in one.stage_costs),
+        ]
+        for one in scored.scores
+    ]
+    table("scores", ["episode", "success", "log R_ext", "R_self a token", "R_GCPG", "stage costs"], rows)
+    for bag, reason in scored.skipped:
+        print(f"grape: skipped {reason if str(bag) in reason else f'{bag}: {reason}'}", file=sys.stderr)
+    if scored.skipped:
+        raise CommandError(f"{len(scored.skipped)} of {len(scored.skipped) + len(scored.scores)} bags were skipped")
+
+
+@app.command()
+def align(
+    model: Model = MODEL,
+    registry: Registry = RUNS / "adapters",
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "align",
+    task: Tasks = None,
+    iterations: Annotated[int, typer.Option(min=1, help="K: collect, score, pair, train, swap so often.")] = 1,
+    states: Annotated[int, typer.Option(min=1, help="Initial states a task and iteration.")] = 16,
+    rollouts: Annotated[int, typer.Option(min=2, help="Rollouts a state.")] = 4,
+    first_state: Annotated[int, typer.Option(min=0, help="First initial-state id.")] = 100_000,
+    objective: Annotated[str, typer.Option(help="Alignment objective.")] = "task_completion",
+    preset: Annotated[str, typer.Option(help="Preset of the trainer.")] = "default",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of rollouts and training.")] = 0,
+    stacks: Annotated[int, typer.Option(min=1, help="Worlds that collect side by side, each in a ROS domain.")] = 2,
+    canary: Annotated[
+        int, typer.Option(min=0, help="States a task on which a new adapter must not be worse; 0: none.")
+    ] = 12,
+) -> None:
+    """Align the policy: K iterations of collect, score, pair, train, swap over ROS topics in simulation."""
+    from grape.align import AlignPlan, align_in_simulation
+
+    plan = AlignPlan(
+        tuple(known_tasks(task)), iterations, states, rollouts, first_state, objective, preset, seed, stacks, canary
+    )
+    align_in_simulation(plan, model, registry, out)
+
+
+@app.command("eval")
+def evaluate(
+    model: Model = MODEL,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Folder of an adapter, or 'none'; may be given again.")
+    ] = None,
+    task: Tasks = None,
+    states: Annotated[int, typer.Option(min=1, help="Initial states a task.")] = 25,
+    first_state: Annotated[int, typer.Option(min=0, help="First initial-state id.")] = 0,
+    variant: Annotated[str, typer.Option(help="Variant of the world.")] = "clean",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "eval",
+) -> None:
+    """Evaluate the model, alone and with adapters, on the same initial states; every figure with its interval."""
+    from grape.assess import assess
+
+    folders = ["" if name == "none" else str(Path(name).resolve()) for name in adapter or ["none"]]
+    assess(
+        model,
+        folders,
+        known_tasks(task),
+        range(first_state, first_state + states),
+        variant,
+        seed,
+        temperature,
+        workers,
+        out,
+    )
+
+
+@app.command()
+def train(
+    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, recorded with this model.")],
+    model: Model = MODEL,
+    registry: Registry = RUNS / "adapters",
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = RUNS / "train",
+    objective: Annotated[str | None, typer.Option(help="Score towards this objective.")] = None,
+    preset: Annotated[str, typer.Option(help="Preset of the trainer.")] = "default",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    parent: Annotated[Path | None, typer.Option(help="Go on with the LoRA of this adapter.")] = None,
+) -> None:
+    """Score, pair and train on recorded bags; the adapter goes into the registry, nothing is swapped."""
+    from grape.align import train_on_bags
+
+    train_on_bags(bags, model, registry, out, objective, preset, seed, parent)
+
+
+@app.command()
+def replay(
+    bag: Annotated[Path, typer.Argument(help="Bag to play onto its topics.")],
+    rate: Annotated[float, typer.Option(min=0.0, help="1: as recorded; 0: as fast as it goes.")] = 1.0,
+    domain: Domain = 42,
+) -> None:
+    """Play a bag onto topics, in a domain of its own, where rosbag2 is absent. Commands are never played."""
+    from grape.serve import replay_bag
+
+    replay_bag(bag, rate, domain)
+
+
+@app.command()
+def recover(
+    bag: Annotated[Path, typer.Argument(help="Bag that was cut off.")],
+    out: Annotated[Path, typer.Argument(help="New folder for what is whole.")],
+) -> None:
+    """Copy a bag that was cut off, up to its last whole chunk; the original is only read."""
+    from grape_episode.recover import recover as recover_bag
+
+    saved = recover_bag(bag, out)
+    console.print(f"{saved.path}: {saved.messages} messages saved, {saved.lost_bytes} bytes at the end lost")
+
+
+@adapters_app.command("list")
+def adapters_list(registry: Registry = RUNS / "adapters") -> None:
+    """List the adapters, oldest first; the serving one is marked."""
+    from grape_trainer.registry import Registry as AdapterRegistry
+
+    rows = []
+    for entry in AdapterRegistry(registry).list():
+        told = entry.manifest
+        name = entry.adapter_id[:12] + (" *" if entry.current else "")
+        figures = [str(len(told.get("episodes", ()))), str(told.get("pairs", ""))]
+        rows.append([name, str(told.get("created", "")), str(told.get("parent", ""))[:12], *figures, entry.problem])
+    table(f"adapters in {registry} (* serves)", ["adapter", "created", "parent", "episodes", "pairs", "problem"], rows)
+
+
+@adapters_app.command("show")
+def adapters_show(
+    adapter: Annotated[str, typer.Argument(help="Id, or its beginning.")], registry: Registry = RUNS / "adapters"
+) -> None:
+    """Print an adapter's manifest as JSON."""
+    from grape_trainer.registry import Registry as AdapterRegistry
+
+    print((AdapterRegistry(registry).path(adapter) / "manifest.json").read_text(encoding="utf-8"), end="")
+
+
+@adapters_app.command("verify")
+def adapters_verify(registry: Registry = RUNS / "adapters") -> None:
+    """Recompute the hash of every adapter. Exit 1 where one is damaged."""
+    from grape_trainer.registry import Registry as AdapterRegistry
+
+    damaged = AdapterRegistry(registry).verify()
+    for entry in damaged:
+        print(f"grape: {entry.path}: {entry.problem}", file=sys.stderr)
+    if damaged:
+        raise CommandError(f"{registry}: {len(damaged)} adapters are damaged")
+    console.print(f"{registry}: all adapters are whole")
+
+
+@sim_app.command("preview")
+def sim_preview(
+    out: Annotated[Path, typer.Option(help="PNG file.")] = RUNS / "preview.png",
+) -> None:
+    """Write a contact sheet of every task in every variant."""
+    from grape_sim.preview import contact_sheet
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    console.print(f"{contact_sheet(out)}")
+
+
+def main() -> None:
+    """Entry point: 0, 1 with one line for a mistake, 2 for wrong arguments, 130 for an interruption."""
+    sys.exit(guarded(lambda: app(standalone_mode=True)))
+
+
+if __name__ == "__main__":
+    main()

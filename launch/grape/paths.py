@@ -1,0 +1,39 @@
+"""Where the package's own files are: parameters, configuration, launch files, the shipped model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+class PathError(Exception):
+    """A file that belongs to the project is not where it should be; the text names it."""
+
+
+def root() -> Path:
+    """The project's folder: ``GRAPE_ROOT`` where it is set (env.sh does), else found from this file upwards."""
+    named = os.environ.get("GRAPE_ROOT")
+    if named:
+        return Path(named)
+    for folder in Path(__file__).resolve().parents:
+        if (folder / "models").is_dir() and (folder / "ros2_ws").is_dir():
+            return folder
+    return Path.cwd()
+
+
+def params(name: str) -> Path:
+    """A file of launch/params, from the source tree or from the installed share folder. Raises PathError."""
+    source = Path(__file__).resolve().parents[1] / "params" / name
+    if source.exists():
+        return source
+    from ament_index_python.packages import get_package_share_directory
+
+    installed = Path(get_package_share_directory("grape")) / "params" / name
+    if installed.exists():
+        return installed
+    raise PathError(f"{source}: no such parameter file")
+
+
+def default_model() -> Path:
+    """The small model shipped with the project."""
+    return root() / "models" / "grape-mini"

@@ -1,0 +1,62 @@
+"""Rollouts in several processes of this machine, each with a world and a policy of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+from grape.evaluation import Job, Result
+
+_AHEAD = 4
+"""Jobs handed out per worker: enough that none waits, few enough that an interruption loses little."""
+
+
+class WorldWorkers:
+    """A ``evaluation.Runner`` over processes. ``model``: folder of a checkpoint; ``workers``: 0 for one a core."""
+
+    def __init__(self, model: Path, workers: int = 0, objective: str = "task_completion") -> None:
+        self._arguments = (str(model), objective)
+        self._workers = workers or len(os.sched_getaffinity(0))
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
+        """Results as they come; the first error of a worker is raised here and ends the others."""
+        # spawn: a fork of a process that has torch or ROS threads may hang
+        context = multiprocessing.get_context("spawn")
+        workers = min(self._workers, len(jobs))
+        with ProcessPoolExecutor(workers, context, _prepare, self._arguments) as pool:
+            waiting = iter(jobs)
+            running: set[Future[Result]] = set()
+            try:
+                while True:
+                    for job in waiting:
+                        running.add(pool.submit(_run, job))
+                        if len(running) >= workers * _AHEAD:
+                            break
+                    if not running:
+                        return
+                    done, running = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        yield future.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+_arguments: tuple[str, str] = ("", "")
+_loop = None
+
+
+def _prepare(model: str, objective: str) -> None:
+    global _arguments
+    _arguments = (model, objective)
+
+
+def _run(job: Job) -> Result:
+    global _loop
+    if _loop is None:  # not in _prepare: an error there would reach nobody by name
+        from grape.closed_loop import ClosedLoop
+
+        _loop = ClosedLoop(Path(_arguments[0]), threads=1)
+    return _loop.run(job, _arguments[1]).result
