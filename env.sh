@@ -22,6 +22,8 @@ export GRAPE_ROOT
 # another environment the mark would leave the path unset, and rclpy could not load its libraries.
 unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
 
+# the overlays' own scripts read variables that are not set
+case $- in *u*) _grape_nounset=1; set +u ;; *) _grape_nounset= ;; esac
 _grape_ros=${GRAPE_ROS_PREFIX-/opt/ros/jazzy}
 if [ -n "$_grape_ros" ] && [ -f "$_grape_ros/setup.$_grape_shell" ]; then
     . "$_grape_ros/setup.$_grape_shell"
@@ -29,6 +31,7 @@ else
     export AMENT_PREFIX_PATH="$GRAPE_ROOT/.venv" CMAKE_PREFIX_PATH="$GRAPE_ROOT/.venv"
 fi
 . "$_grape_overlay"
+[ -z "$_grape_nounset" ] || set -u
 
 # After the overlays, so that `python` is the one with the ML packages.
 export VIRTUAL_ENV="$GRAPE_ROOT/.venv"
@@ -44,4 +47,4 @@ export ROS_AUTOMATIC_DISCOVERY_RANGE="${ROS_AUTOMATIC_DISCOVERY_RANGE:-LOCALHOST
 export FASTRTPS_DEFAULT_PROFILES_FILE="${FASTRTPS_DEFAULT_PROFILES_FILE:-$GRAPE_ROOT/launch/config/fastdds.xml}"
 export FASTDDS_DEFAULT_PROFILES_FILE="${FASTDDS_DEFAULT_PROFILES_FILE:-$FASTRTPS_DEFAULT_PROFILES_FILE}"
 
-unset _grape_self _grape_shell _grape_overlay _grape_ros
+unset _grape_self _grape_shell _grape_overlay _grape_ros _grape_nounset

@@ -70,5 +70,5 @@ def choose(pip: Sequence[str], requirement: str, gpu: bool, override: str | None
             "set GRAPE_TORCH_INDEX to an index with CPU builds"
         ) from None
     if still_cuda:
-        raise TorchError(f"{CPU_INDEX} gave a CUDA build of {requirement}: set GRAPE_TORCH_INDEX to one with CPU builds")
+        raise TorchError(f"{CPU_INDEX} gave a CUDA build of {requirement}: set GRAPE_TORCH_INDEX")
     return CPU_INDEX, False

@@ -1,0 +1,145 @@
+"""The nodes of the house and the order they start in: the one table that `grape up` and bringup.launch.py read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+Parameters = dict[str, dict[str, object]]
+"""{key of a node: {parameter: value}}"""
+
+
+class NodesError(Exception):
+    """A node, robot or profile that does not exist; the text names it and what there is."""
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node. ``key``: its short name; ``name``: in the ROS graph; ``lifecycle``: brought up by the manager;
+    ``respawn``: a launch may start it again after a crash (never the gate: what was armed stays stopped)."""
+
+    key: str
+    name: str
+    package: str
+    executable: str
+    lifecycle: bool = False
+    respawn: bool = False
+
+    @property
+    def module(self) -> str:
+        """For ``python -m``."""
+        return f"{self.package}.{self.executable}"
+
+
+NODES: tuple[NodeSpec, ...] = (
+    NodeSpec("sim", "grape_sim", "grape_sim", "sim_node"),
+    NodeSpec("gate", "grape_gate", "grape_robot", "gate_node"),
+    NodeSpec("reward", "grape_reward", "grape_reward", "reward_node", respawn=True),
+    NodeSpec("recorder", "grape_recorder", "grape_episode", "recorder_node", respawn=True),
+    NodeSpec("policy", "grape_policy", "grape_policy", "policy_node", lifecycle=True),
+    NodeSpec("trainer", "grape_trainer", "grape_trainer", "trainer_node"),
+)
+"""In the order of their start: the world first, what acts on it after what watches it."""
+
+PROFILES = {"sim": "gate_sim.yaml", "supervised": "gate_supervised.yaml"}
+"""Gate profiles by name; a path to another file is taken, too."""
+
+
+def select(keys: Sequence[str]) -> tuple[NodeSpec, ...]:
+    """The nodes with these keys, in the order of their start. Raises NodesError naming an unknown one."""
+    known = {spec.key for spec in NODES}
+    unknown = [key for key in keys if key not in known]
+    if unknown:
+        raise NodesError(f"no node {', '.join(unknown)}; there are {', '.join(spec.key for spec in NODES)}")
+    return tuple(spec for spec in NODES if spec.key in keys)
+
+
+def profile_file(name: str, folder: Path) -> Path:
+    """The gate profile of this name in ``folder`` (launch/params), or the file at this path. Raises NodesError."""
+    path = folder / PROFILES[name] if name in PROFILES else Path(name).expanduser()
+    if not path.is_file():
+        known = ", ".join(sorted(PROFILES))
+        raise NodesError(f"gate profile {name!r}: neither one of {known} nor a file ({path})")
+    return path.resolve()
+
+
+def parameters(
+    model: Path,
+    registry: Path | None,
+    episodes: Path,
+    profile: Path,
+    lock_step: bool,
+    use_sim_time: bool = True,
+    autostart: bool = False,
+    threads: int = 1,
+) -> Parameters:
+    """What a parameter file cannot know, for every node: paths and the mode. It comes after the file.
+
+    ``episodes``: folder of the bags; ``threads``: of the policy's inference. The world itself is the clock, so it
+    never uses simulated time."""
+    every: Parameters = {
+        "sim": {},
+        "gate": {"profile": str(profile)},
+        "reward": {},
+        "recorder": {"root": str(episodes)},
+        "policy": {"model": str(model), "registry": str(registry or ""), "autostart": autostart, "threads": threads},
+    }
+    for key, values in every.items():
+        values["lock_step"] = lock_step
+        values["use_sim_time"] = use_sim_time and key != "sim"
+    every["trainer"] = {"registry": str(registry or ""), "use_sim_time": False}
+    return every
+
+
+@dataclass(frozen=True)
+class LaunchPlan:
+    """What bringup.launch.py starts: the nodes, their parameters, the manager's parameters, and the command of the
+    first episode (empty: none)."""
+
+    nodes: tuple[NodeSpec, ...]
+    parameters: Parameters
+    manager: dict[str, object]
+    episode: list[str]
+
+
+def launch_nodes(arguments: Mapping[str, str], folder: Path, domain: str = "") -> LaunchPlan:
+    """The plan for the launch arguments (all text). ``folder``: launch/params; ``domain``: for the first episode's
+    command, default ``ROS_DOMAIN_ID``.
+
+    Raises NodesError for values that do not go together."""
+
+    def true(name: str) -> bool:
+        return arguments[name].lower() == "true"
+
+    if arguments["robot"] != "sim":
+        raise NodesError(f"robot:={arguments['robot']}: only sim is there")
+    if not true("use_sim_time"):
+        raise NodesError("use_sim_time:=false with robot:=sim: the simulated world is the clock")
+    if arguments["instruction"] and not true("autostart"):
+        raise NodesError("instruction:= needs autostart:=true: nothing would be active")
+    model = Path(arguments["vla"]).expanduser()
+    if not model.is_dir():
+        raise NodesError(f"vla:={model}: no such folder")
+    optional = (["recorder"] if true("record") else []) + (["trainer"] if true("trainer") else [])
+    nodes = select(["sim", "gate", "reward", "policy", *optional])
+    prefix = f"/{arguments['namespace'].strip('/')}".rstrip("/")
+    manager: dict[str, object] = {
+        "node_names": [f"{prefix}/{spec.name}" for spec in nodes],
+        "lifecycle_names": [f"{prefix}/{spec.name}" for spec in nodes if spec.lifecycle],
+        "autostart": true("autostart"),
+        "adapter": arguments["adapter"],
+    }
+    episode = []
+    if arguments["instruction"]:
+        record = "--record" if true("record") else "--no-record"
+        domain = domain or os.environ.get("ROS_DOMAIN_ID", "0")
+        episode = ["grape", "run", arguments["instruction"], record, "--domain", domain]
+    values = parameters(
+        model=model.absolute(),
+        registry=Path(arguments["registry"]).expanduser().absolute() if arguments["registry"] else None,
+        episodes=Path(arguments["episodes"]).expanduser().absolute(),
+        profile=profile_file(arguments["profile"], folder),
+        lock_step=true("lock_step"),
+    )
+    return LaunchPlan(nodes, {spec.key: values[spec.key] for spec in nodes}, manager, episode)
