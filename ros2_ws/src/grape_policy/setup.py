@@ -17,5 +17,5 @@ setup(
     description="The VLA: checkpoint, processing, adapters, inference, policy node.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": []},
+    entry_points={"console_scripts": ["policy_node = grape_policy.policy_node:main"]},
 )

@@ -13,12 +13,16 @@ from typing import Protocol
 
 from grape_episode import topics
 from grape_episode.episode import GATE_VETOED, Identity, Outcome, Step
-from grape_policy.observation import LEAVING_SECONDS, STOPPED, UNKNOWN, YES, Inbox, Observation, WorldSample
+from grape_policy.observation import LEAVING_SECONDS, STOPPED, UNKNOWN, YES, Inbox, Observation, TaskSample, WorldSample
 from grape_policy.pacing import Pacer
 from grape_policy.parameters import EpisodeSettings
 
 SUCCESS, STEP_LIMIT, CANCELLED, ERROR = "success", "step_limit", "cancelled", "error"
 VETOED, STALE_CAMERA, GATE_FAULT = "vetoed", "stale_camera", "gate_fault"
+WORLD_SECONDS = 0.5
+"""For the world's own word on the last observation, which only the result carries."""
+JUDGEMENT_SECONDS = 0.05
+"""Real time: for the verdict on the last observation. The gate stops, and latches, 0.2 s after a step that is due."""
 
 
 class EpisodeEnd(Exception):
@@ -122,6 +126,8 @@ class EpisodeRunner:
         def armed() -> bool | None:
             self._interrupt()
             gate = self._inbox.gate
+            if gate is not None and gate.check == "episode":
+                raise EpisodeEnd(GATE_FAULT, f"the gate declines the episode: {gate.reason}")
             return True if gate is not None and gate.episode_id == identity.episode_id else None
 
         if self._inbox.wait(armed, self._settings.deadline) is None:
@@ -142,7 +148,7 @@ class EpisodeRunner:
             self._last = seen.stamp
             if self._steps >= identity.step_limit:
                 if not identity.lock_step:
-                    self._await_judgement(identity.control_period)
+                    self._catch_up(lambda: self._inbox.task, JUDGEMENT_SECONDS)
                 self._check_success()
                 raise EpisodeEnd(STEP_LIMIT, f"{self._steps} steps")
             self._check_success()
@@ -250,11 +256,14 @@ class EpisodeRunner:
                 GATE_FAULT, f"no verdict on step {step} on {topics.GATE_STATUS} after {self._settings.deadline:g} s"
             )
 
-    def _await_judgement(self, seconds: float) -> None:
-        """Real time: let the reward node judge the last observation, where there is a reward node."""
-        if self._inbox.task is None:
-            return
-        self._inbox.wait(lambda: True if self._inbox.task and self._inbox.task.stamp >= self._last else None, seconds)
+    def _catch_up(self, latest: Callable[[], TaskSample | WorldSample | None], seconds: float) -> None:
+        """Wait for the judgement of the last observation, where somebody judges."""
+
+        def caught_up() -> bool | None:
+            sample = latest()
+            return True if sample is None or sample.stamp >= self._last else None
+
+        self._inbox.wait(caught_up, seconds)
 
     def _close(self, identity: Identity, end: EpisodeEnd, bag: str) -> EpisodeReport:
         task = self._inbox.task
@@ -278,8 +287,7 @@ class EpisodeRunner:
                 bag = closed.path or bag
                 if not closed.complete:
                     detail += "; bag: " + "; ".join(closed.problems)
-        if self._inbox.world is not None:
-            self._inbox.wait(lambda: True if self._inbox.world and self._inbox.world.stamp >= self._last else None, 0.5)
+        self._catch_up(lambda: self._inbox.world, WORLD_SECONDS)
         return EpisodeReport(
             identity,
             end.reason,

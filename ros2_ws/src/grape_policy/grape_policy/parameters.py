@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from grape_episode import topics
@@ -22,6 +23,11 @@ class Parameter:
     high: float | None = None
     settable: bool = False
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Inclusive, None where there are none."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("autostart", True, "Configure and activate at once; false: a lifecycle manager does it."),
@@ -29,6 +35,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("device", "cpu", "Torch device: cpu, cuda, cuda:1, ..."),
     Parameter("dtype", "float32", "Torch dtype of the weights: float32, bfloat16 or float16."),
     Parameter("threads", 1, "Threads of the inference worker.", 1, 256),
+    Parameter("unnorm_key", "", "Key of the checkpoint's action statistics; empty: the only one there is."),
     Parameter("registry", "", "Folder of the adapter registry; its current adapter serves first. Empty: none."),
     Parameter("warmup", 2, "Inferences before the node says it is configured.", 0, 100),
     Parameter("control_period", 0.2, "Seconds between two steps.", 0.01, 10.0),
@@ -95,6 +102,17 @@ class EpisodeSettings:
         if settings.reset not in ("world", "none"):
             raise ValueError(f"parameter reset: {settings.reset!r} is neither world nor none")
         return settings
+
+
+def model_folder(name: str) -> Path:
+    """The folder that parameter model names. Raises ValueError where it is not there: looked at before the model's
+    libraries are imported, which takes seconds."""
+    if not name:
+        raise ValueError("parameter model: name the folder of a checkpoint")
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"parameter model: {folder}: no such folder")
+    return folder
 
 
 def task_instruction(task: str, given: str, table: list[str]) -> str:

@@ -1,0 +1,278 @@
+"""What the policy node shares of ROS: messages to samples, and the :class:`Ports` of a rollout."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from geometry_msgs.msg import PoseStamped
+from grape_interfaces.msg import (
+    AdapterInfo,
+    EpisodeIdentity,
+    EpisodeOutcome,
+    EpisodeRecord,
+    GateStatus,
+    PolicyStep,
+    TaskStatus,
+    WorldStatus,
+)
+from grape_interfaces.srv import PrepareRecording, ResetWorld
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.client import Client
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import Image, JointState
+
+from grape_episode import topics
+from grape_episode.episode import Identity, Outcome, Step
+from grape_episode.messages import fill_identity, fill_outcome, fill_step
+from grape_episode.ros import (
+    CAMERA,
+    EVENT,
+    JOINTS,
+    image_from_msg,
+    image_to_msg,
+    pose_from_msg,
+    robot_state,
+    stamp_ns,
+)
+from grape_policy.episode_runner import CANCELLED, ERROR, GATE_FAULT, STALE_CAMERA, EpisodeEnd
+from grape_policy.observation import Frame, GateSample, Inbox, Observation, RecordSample, TaskSample, WorldSample
+from grape_policy.parameters import EpisodeSettings
+
+if TYPE_CHECKING:  # these import the model's libraries, which takes seconds
+    from grape_policy.engine import AdapterInfo as Serving
+    from grape_policy.loading import Policy
+
+
+def raw_frame(data: bytes) -> Frame:
+    """A serialised sensor_msgs/Image (CDR, either byte order) with its stamp read from the leading header."""
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
+    return Frame(int(seconds) * 1_000_000_000 + int(nanoseconds), time.monotonic(), data)
+
+
+def _task(message: Any) -> TaskSample:
+    return TaskSample(stamp_ns(message.header.stamp), message.episode_id, message.stage, message.success)
+
+
+def _gate(message: Any) -> GateSample:
+    names = ("episode_id", "state", "step", "verdict", "check", "reason")
+    return GateSample(received=time.monotonic(), **{name: getattr(message, name) for name in names})
+
+
+def _world(message: Any) -> WorldSample:
+    names = ("episode_id", "success", "grasped", "collision")
+    return WorldSample(stamp=stamp_ns(message.header.stamp), **{name: getattr(message, name) for name in names})
+
+
+def _record(message: Any) -> RecordSample:
+    return RecordSample(message.episode_id, message.path, message.complete, tuple(message.problems))
+
+
+def listen(node: Node, inbox: Inbox, settings: EpisodeSettings) -> list[Subscription]:
+    """Put everything that an episode may wait for into ``inbox``. Images stay serialised: most are never used."""
+
+    def on_pose(message: PoseStamped) -> None:
+        frame = message.header.frame_id
+        if frame != settings.base_frame:
+            node.get_logger().error(
+                f"{settings.pose_topic}: frame {frame!r}, expected {settings.base_frame!r}: ignored",
+                throttle_duration_sec=5.0,
+            )
+            return
+        inbox.put_tcp(stamp_ns(message.header.stamp), pose_from_msg(message.pose))
+
+    def on_joints(message: JointState) -> None:
+        # arm and gripper may come in messages of their own
+        if topics.KNUCKLE_JOINT in message.name:
+            knuckle = message.position[message.name.index(topics.KNUCKLE_JOINT)]
+            inbox.put_width(stamp_ns(message.header.stamp), topics.gripper_width(knuckle))
+
+    def on_image(data: Any) -> None:
+        inbox.put_frame(raw_frame(data))
+
+    # one group a source: in order within it, and no source waits for another
+    camera, robot, events = (MutuallyExclusiveCallbackGroup() for _ in range(3))
+    state = robot_state(settings.lock_step)
+    held = [
+        node.create_subscription(kind, topic, callback, qos, callback_group=group)
+        for kind, topic, callback, qos, group in (
+            (PoseStamped, settings.pose_topic, on_pose, state, robot),
+            (JointState, settings.joints_topic, on_joints, JOINTS, robot),
+            (TaskStatus, topics.TASK_STATUS, lambda m: inbox.put_task(_task(m)), EVENT, events),
+            (GateStatus, topics.GATE_STATUS, lambda m: inbox.put_gate(_gate(m)), EVENT, events),
+            (WorldStatus, topics.WORLD_STATUS, lambda m: inbox.put_world(_world(m)), EVENT, events),
+            (EpisodeRecord, topics.RECORD, lambda m: inbox.put_record(_record(m)), EVENT, events),
+        )
+    ]
+    frame = node.create_subscription(Image, settings.color_topic, on_image, CAMERA, callback_group=camera, raw=True)
+    return [*held, frame]
+
+
+def adapter_info(adapter: Serving, serving: bool) -> AdapterInfo:
+    """To an AdapterInfo, from what the engine says of a slot."""
+    return AdapterInfo(
+        adapter_id=adapter.adapter_id,
+        adapter_seq=adapter.adapter_seq,
+        base_hash=adapter.base_hash,
+        path=adapter.path,
+        rank=adapter.rank,
+        serving=serving,
+    )
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Publishers and clients of the node."""
+
+    identity: Any
+    outcome: Any
+    step: Any
+    model_input: Any
+    reset_world: Client
+    prepare_recording: Client
+
+
+class RosPorts:
+    """A rollout's :class:`grape_policy.episode_runner.Ports` over a node; used by the worker thread alone."""
+
+    def __init__(
+        self,
+        node: Node,
+        outlets: Outlets,
+        inbox: Inbox,
+        policy: Policy,
+        settings: EpisodeSettings,
+        feedback: Callable[[Step, int], None],
+    ) -> None:
+        self._node, self._outlets, self._inbox = node, outlets, inbox
+        self._policy, self._settings, self.feedback = policy, settings, feedback
+        self._camera_frame = ""
+
+    def now(self) -> int:
+        """ROS time, nanoseconds."""
+        return int(self._node.get_clock().now().nanoseconds)
+
+    def check_world(self) -> None:
+        """Everybody that the episode needs is in the graph. Raises EpisodeEnd that names who is not."""
+        settings, node = self._settings, self._node
+        topic = settings.color_topic
+        self._find(lambda: node.count_publishers(topic), STALE_CAMERA, f"no camera: nobody publishes {topic}")
+        self._find(
+            self._outlets.step.get_subscription_count, GATE_FAULT, f"no gate: nobody listens to {topics.POLICY_STEP}"
+        )
+        if settings.lock_step and settings.await_task_status:
+            nobody = f"no reward node: nobody publishes {topics.TASK_STATUS} (parameter await_task_status)"
+            self._find(lambda: node.count_publishers(topics.TASK_STATUS), ERROR, nobody)
+        if settings.reset == "world":
+            nobody = f"no world: nobody serves {topics.RESET_WORLD} (parameter reset)"
+            self._find(self._outlets.reset_world.service_is_ready, ERROR, nobody)
+
+    def prepare_recording(self, identity: Identity) -> str:
+        """Folder of the bag that the recorder opened for this identity."""
+        client = self._outlets.prepare_recording
+        nobody = f"no recorder: nobody serves {topics.PREPARE_RECORDING}"
+        self._find(client.service_is_ready, ERROR, nobody)
+        request = PrepareRecording.Request()
+        fill_identity(request.identity, identity)
+        request.identity.header.frame_id = self._settings.base_frame
+        answer = self._call(client, request, topics.PREPARE_RECORDING)
+        if not answer.accepted:
+            raise EpisodeEnd(ERROR, f"the recorder refuses: {answer.reason}")
+        return str(answer.path)
+
+    def announce(self, identity: Identity) -> None:
+        message = EpisodeIdentity()
+        fill_identity(message, identity)
+        message.header.frame_id = self._settings.base_frame
+        self._outlets.identity.publish(message)
+
+    def reset_world(self, identity: Identity) -> int:
+        """Stamp of the first observation, nanoseconds; now, where nobody resets the world."""
+        if self._settings.reset == "none":
+            return self.now()
+        request = ResetWorld.Request(
+            episode_id=identity.episode_id,
+            task=identity.task,
+            variant=identity.variant,
+            initial_state=identity.initial_state,
+        )
+        answer = self._call(self._outlets.reset_world, request, topics.RESET_WORLD)
+        if not answer.accepted:
+            raise EpisodeEnd(ERROR, f"the world refuses: {answer.reason}")
+        return stamp_ns(answer.first_observation)
+
+    def decide(self, seen: Observation, identity: Identity, index: int) -> Step:
+        """One inference on the frame seen; its latency is filled in when it is sent."""
+        vla = self._policy.vla
+        message = deserialize_message(seen.frame.data, Image)
+        topic = self._settings.color_topic
+        if message.encoding not in ("rgb8", "bgr8"):
+            raise EpisodeEnd(ERROR, f"{topic}: image encoding {message.encoding!r}: expected rgb8 or bgr8")
+        try:
+            rgb = image_from_msg(message)
+        except ValueError as problem:
+            raise EpisodeEnd(ERROR, f"{topic}: {problem}") from None
+        image = vla.processor.model_input(rgb)
+        self._camera_frame = message.header.frame_id
+        answer = self._policy.engine.act(image, identity.instruction, identity.seed, index, identity.temperature)
+        return Step(
+            index=index,
+            stamp=seen.stamp,
+            instruction=identity.instruction,
+            tokens=answer.tokens,
+            logprobs=answer.logprobs,
+            margins=answer.margins,
+            action=answer.action,
+            rotation=vla.spec.rotation,
+            tcp=seen.tcp,
+            gripper_width=seen.gripper_width,
+            adapter_id=answer.adapter_id,
+            adapter_seq=answer.adapter_seq,
+            base_hash=vla.base_hash,
+            temperature=identity.temperature,
+            seed=identity.seed,
+            latency=0.0,
+            image=image,
+        )
+
+    def publish_step(self, step: Step, identity: Identity) -> None:
+        """The image that the model saw, then the step, both stamped as the observation."""
+        if step.image is not None:
+            self._outlets.model_input.publish(image_to_msg(step.image, step.stamp, self._camera_frame))
+        message = PolicyStep()
+        fill_step(message, step, identity.episode_id)
+        message.header.frame_id = self._settings.base_frame
+        self._outlets.step.publish(message)
+
+    def publish_outcome(self, identity: Identity, outcome: Outcome) -> None:
+        message = EpisodeOutcome()
+        fill_outcome(message, outcome, identity.episode_id)
+        message.header.frame_id = self._settings.base_frame
+        self._outlets.outcome.publish(message)
+
+    def _find(self, count: Callable[[], int | bool], reason: str, nobody: str) -> None:
+        def found() -> bool | None:
+            if self._inbox.stop_reason is not None:
+                raise EpisodeEnd(CANCELLED, self._inbox.stop_reason)
+            return True if count() else None
+
+        if self._inbox.wait(found, self._settings.service_deadline, poll=0.05) is None:
+            raise EpisodeEnd(reason, f"{nobody} for {self._settings.service_deadline:g} s")
+
+    def _call(self, client: Client, request: Any, name: str) -> Any:
+        done = threading.Event()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: done.set())
+        end = time.monotonic() + self._settings.deadline
+        while not done.wait(0.1) and time.monotonic() < end and not self._inbox.leaving:
+            pass
+        if not done.is_set():
+            client.remove_pending_request(future)
+            raise EpisodeEnd(ERROR, f"no answer from {name} after {self._settings.deadline:g} s")
+        return future.result()

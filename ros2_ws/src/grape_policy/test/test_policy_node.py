@@ -1,0 +1,243 @@
+"""The policy node in a process of its own, in a world of messages; the model is real, tiny and random."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+pytest.importorskip("rclpy")
+
+from action_msgs.msg import GoalStatus
+from grape_interfaces.srv import ListAdapters, LoadAdapter, RollbackAdapter
+
+from grape_episode import topics
+from grape_episode.ros import image_from_msg, stamp_ns
+from grape_episode.testing import NodeProcess, free_domain, wait_for
+from grape_policy.adapters import CONFIG, PREFIX, WEIGHTS, AdapterManifest, adapter_hash, lora_targets
+from grape_policy.checkpoint import Vla, load_checkpoint
+from grape_policy.engine import Engine
+from grape_policy.testing import write_random_checkpoint
+
+pytestmark = pytest.mark.ros
+
+PERIOD = 200_000_000
+LIMITS = {"camera_deadline": 1.5, "deadline": 2.0, "service_deadline": 5.0, "record_deadline": 5.0}
+
+
+def write_adapter(folder: Path, base: Vla, seed: int) -> Path:
+    """A random LoRA of rank 2 on the language model and the projector."""
+    folder.mkdir()
+    random, tensors = torch.Generator().manual_seed(seed), {}
+    for name in lora_targets(base.model):
+        rows, columns = base.model.get_submodule(name).weight.shape
+        for side, shape in (("lora_A", (2, columns)), ("lora_B", (rows, 2))):
+            tensors[f"{PREFIX}{name}.{side}.weight"] = 0.1 * torch.randn(shape, generator=random)
+    save_file(tensors, folder / WEIGHTS)
+    (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 2}))
+    AdapterManifest(adapter_hash(folder), base.base_hash).write(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    root = tmp_path_factory.mktemp("policy")
+    model = write_random_checkpoint(root / "model", seed=1)
+    other = write_random_checkpoint(root / "other", seed=2)
+    base, foreign = load_checkpoint(model), load_checkpoint(other)
+    return SimpleNamespace(
+        root=root,
+        model=model,
+        base=base,
+        good=write_adapter(root / "good", base, seed=1),
+        better=write_adapter(root / "better", base, seed=2),
+        foreign=write_adapter(root / "foreign", foreign, seed=3),
+    )
+
+
+def serve(make: Any, files: SimpleNamespace, lock_step: bool) -> Iterator[Any]:
+    domain = free_domain()
+    params = {"model": files.model, "use_sim_time": True, "lock_step": lock_step, **LIMITS}
+    with NodeProcess("grape_policy.policy_node", domain, files.root / f"node_{lock_step}.log", params) as process:
+        world = make(domain, lock_step)
+        world.process = process
+        try:
+            wait_for(lambda: world.beats or not process.running(), "the first heartbeat", 60.0)
+            yield world
+        finally:
+            world.close()
+
+
+@pytest.fixture(scope="module")
+def waiting(make_world: Any, files: SimpleNamespace) -> Iterator[Any]:
+    """The node and its world in lock-step."""
+    yield from serve(make_world, files, lock_step=True)
+
+
+@pytest.fixture(scope="module")
+def running(make_world: Any, files: SimpleNamespace) -> Iterator[Any]:
+    """The node and its world in real time."""
+    yield from serve(make_world, files, lock_step=False)
+
+
+def test_an_episode_in_lock_step_answers_exactly_every_frame(waiting: Any, files: SimpleNamespace) -> None:
+    status, result = waiting.run(record=True, seed=11)
+    seen = waiting.seen
+    assert status == GoalStatus.STATUS_SUCCEEDED
+    assert (result.end_reason, result.steps, result.success_reward) == ("step_limit", 4, 0)
+    assert (result.success_world, result.grasped, result.collision) == (0, 1, 0)
+    assert result.bag_path == f"/bags/{result.episode_id}"
+    (identity,), (outcome,) = seen.identities, seen.outcomes
+    assert identity.episode_id == result.episode_id and identity.instruction == "put the carrot on the plate"
+    assert identity.lock_step and identity.seed == 11 and identity.base_hash == files.base.base_hash
+    assert (outcome.end_reason, outcome.steps, outcome.mixed_adapter) == ("step_limit", 4, False)
+    first = stamp_ns(seen.steps[0].header.stamp)
+    assert [stamp_ns(step.header.stamp) - first for step in seen.steps] == [n * PERIOD for n in range(4)]
+    assert stamp_ns(outcome.header.stamp) == first + 4 * PERIOD
+    wait_for(lambda: len(seen.images) == 4 and len(seen.feedback) == 4, "images and feedback")
+    assert [f.step for f in seen.feedback] == [0, 1, 2, 3] and seen.feedback[3].stage == 1
+    engine = Engine(files.base)
+    for step, image in zip(seen.steps, seen.images, strict=True):
+        pixels = image_from_msg(image)
+        assert stamp_ns(image.header.stamp) == stamp_ns(step.header.stamp) and pixels.shape == (56, 56, 3)
+        assert step.header.frame_id == topics.BASE_FRAME and 0 < step.latency < 5
+        assert step.measured_tcp.position.x == pytest.approx(stamp_ns(step.header.stamp) * 1e-9, abs=1e-9)
+        assert step.gripper_width == pytest.approx(topics.GRIPPER_STROKE / 2)
+        again = engine.act(pixels, identity.instruction, 11, step.step, 1.0)
+        assert list(step.token_ids) == list(again.tokens), "the image published is the image the model saw"
+        np.testing.assert_allclose(step.logprobs, again.logprobs, atol=1e-4)
+        np.testing.assert_allclose(step.action, again.action, atol=1e-6)
+
+
+def test_the_same_seed_is_the_same_episode(waiting: Any) -> None:
+    tokens = []
+    for seed in (5, 5, 6):
+        waiting.run(seed=seed)
+        tokens.append([list(step.token_ids) for step in waiting.seen.steps])
+    assert tokens[0] == tokens[1] != tokens[2]
+
+
+def test_success_ends_the_episode(waiting: Any) -> None:
+    status, result = waiting.run({"success_at": 2})
+    assert (status, result.end_reason, result.steps) == (GoalStatus.STATUS_SUCCEEDED, "success", 2)
+    assert result.success_reward == 1 and waiting.seen.outcomes[0].success_reward == 1
+
+
+def test_three_vetoes_in_a_row_end_the_episode_and_one_does_not(waiting: Any) -> None:
+    assert waiting.run({"veto": {1}})[1].end_reason == "step_limit"
+    status, result = waiting.run({"veto": {0, 1, 2}}, step_limit=9)
+    assert (status, result.end_reason, result.steps) == (GoalStatus.STATUS_ABORTED, "vetoed", 3)
+    assert "box: step 2 leaves the box" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("behave", "goal", "reason", "named"),
+    [
+        ({"camera": False}, {}, "stale_camera", topics.COLOR),
+        ({"encoding": "mono8"}, {}, "error", f"{topics.COLOR}: image encoding 'mono8'"),
+        ({"refuse": "no task 'carrot'"}, {}, "error", "the world refuses: no task 'carrot'"),
+        ({"answer": False}, {}, "gate_fault", "no verdict on step 0"),
+        ({}, {"task": "fly"}, "error", "task 'fly'"),
+        ({}, {"task": "../fly", "instruction": "fly"}, "error", "task '../fly'"),
+        ({}, {"temperature": -1.0}, "error", "temperature -1"),
+    ],
+)
+def test_wrong_use_ends_in_one_line(waiting: Any, behave: dict, goal: dict, reason: str, named: str) -> None:
+    status, result = waiting.run(behave, **goal)
+    assert status == GoalStatus.STATUS_ABORTED and result.end_reason == reason
+    assert named in result.detail and "\n" not in result.detail
+    assert waiting.run()[1].end_reason == "step_limit", "and the next goal is served"
+
+
+def test_cancel_is_taken_at_once_and_ends_the_episode(running: Any) -> None:
+    handle = running.start(step_limit=1000)
+    wait_for(lambda: len(running.seen.steps) >= 2, "two steps")
+    assert not running.action_again().accepted, "one goal at a time"
+    began = time.monotonic()
+    running.finished(handle.cancel_goal_async(), "the cancel's acceptance")
+    assert time.monotonic() - began < 0.1
+    status, result = running.result(handle)
+    assert (status, result.end_reason) == (GoalStatus.STATUS_CANCELED, "cancelled")
+    assert result.steps == len(running.seen.steps) == running.seen.outcomes[0].steps
+
+
+def test_real_time_swaps_between_two_inferences_without_losing_a_tick(running: Any, files: SimpleNamespace) -> None:
+    handle = running.start(step_limit=25)
+    running.beats.clear()
+    wait_for(lambda: len(running.seen.steps) >= 5, "five steps")
+    refused = running.call(running.load, LoadAdapter.Request(path=str(files.foreign), force=True))
+    assert not refused.accepted and "base" in refused.reason and "\n" not in refused.reason
+    forced = running.call(running.load, LoadAdapter.Request(path=str(files.good), force=True))
+    assert forced.accepted and not forced.pending and forced.adapter.serving
+    wait_for(lambda: len(running.seen.steps) >= 12, "twelve steps")
+    waits = running.call(running.load, LoadAdapter.Request(path=str(files.better)))
+    assert waits.accepted and waits.pending and not waits.adapter.serving
+    result = running.result(handle)[1]
+    seen = running.seen
+    names = [step.adapter_id for step in seen.steps]
+    assert result.end_reason == "step_limit" and set(names) == {"", forced.adapter.adapter_id}
+    assert names == sorted(names), "one flip, and the pending one only after the end"
+    assert seen.outcomes[0].mixed_adapter
+    gaps = np.diff([stamp_ns(step.header.stamp) for step in seen.steps]) / PERIOD
+    assert gaps.max() <= 1.5, gaps
+    assert np.diff(seen.arrived).max() <= 1.5 * PERIOD * 1e-9, np.diff(seen.arrived)
+    assert abs(np.mean(gaps) - 1.0) < 0.03, "no drift"
+    assert np.diff(running.beats).max() < 0.25 and len(running.beats) > 25 * 0.2 / 0.05 * 0.8
+    running.run(step_limit=2)
+    assert {step.adapter_id for step in running.seen.steps} == {waits.adapter.adapter_id}
+    assert not running.seen.outcomes[0].mixed_adapter
+
+
+def test_rollback_and_the_list(running: Any, files: SimpleNamespace) -> None:
+    def serving() -> str:
+        return running.call(running.list, ListAdapters.Request()).adapters[0].adapter_id
+
+    load = running.call(running.load, LoadAdapter.Request(path=str(files.good)))
+    assert load.accepted and serving() == load.adapter.adapter_id
+    base = running.call(running.load, LoadAdapter.Request(path=""))
+    assert base.accepted and serving() == base.adapter.adapter_id == ""
+    back = running.call(running.rollback, RollbackAdapter.Request())
+    assert back.accepted and serving() == back.adapter.adapter_id == load.adapter.adapter_id
+    assert back.adapter.adapter_seq == base.adapter.adapter_seq + 1
+    missing = running.call(running.load, LoadAdapter.Request(path=str(files.root / "nowhere")))
+    assert not missing.accepted and "nowhere" in missing.reason and serving() == load.adapter.adapter_id
+
+
+def test_a_camera_that_stops_ends_the_episode(running: Any) -> None:
+    handle = running.start(step_limit=1000)
+    wait_for(lambda: len(running.seen.steps) >= 2, "two steps")
+    running.behaviour.camera = False
+    status, result = running.result(handle)
+    assert (status, result.end_reason) == (GoalStatus.STATUS_ABORTED, "stale_camera")
+    assert topics.COLOR in result.detail
+
+
+def test_an_interrupt_ends_the_episode_first(running: Any) -> None:
+    running.start(step_limit=1000)
+    wait_for(lambda: len(running.seen.steps) >= 2, "two steps")
+    running.process.process.terminate()
+    assert running.process.wait(15.0) == 0, running.process.output
+    wait_for(lambda: running.seen.outcomes, "the outcome")
+    assert running.seen.outcomes[0].end_reason == "cancelled" and "deactivated" in running.seen.outcomes[0].detail
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [({}, "parameter model"), ({"model": "/no/such/model"}, "/no/such/model"), ({"veto_limit": 0}, "veto_limit")],
+)
+def test_a_node_that_cannot_start_says_why_in_one_line(tmp_path: Path, params: dict, named: str) -> None:
+    process = NodeProcess("grape_policy.policy_node", free_domain(), tmp_path / "log", params)
+    try:
+        assert process.wait(30.0) == 1
+    finally:
+        process.stop()
+    (line,) = process.output.splitlines()
+    assert line.startswith("grape_policy: ") and named in line
