@@ -14,9 +14,10 @@ from rclpy.node import Node
 from rclpy.serialization import serialize_message
 
 from grape_episode import topics
+from grape_episode.bag import COMPRESSIONS
 from grape_episode.messages import fill_header
 from grape_episode.recording import Recording, RecordingError, RecordingSettings
-from grape_episode.ros import EVENT, declare, message_class, recording, run_node
+from grape_episode.ros import EVENT, declare, message_class, recorder_qos, run_node
 from grape_episode.writer import MEGABYTE, DiskFullError, check_disk
 
 _TICK = 0.05
@@ -34,19 +35,21 @@ class RecorderNode(Node):
         flush = declare(self, "flush_seconds", 1.0, "at most so many seconds are lost in a crash", (0.05, 10.0))
         drain = declare(self, "drain_seconds", 2.0, "wait for late steps and images after the outcome, s", (0.0, 30.0))
         queue = declare(self, "queue_mb", 256, "MB that may wait for the disk before messages are dropped", (1, 10**6))
+        compression = declare(self, "compression", "zstd", f"of the chunks of a bag: {', '.join(COMPRESSIONS)}")
         lock_step = declare(self, "lock_step", False, "pose and wrench are published reliably, as in lock-step")
         self._settings = RecordingSettings(
-            Path(root).expanduser().absolute(), floor * MEGABYTE, flush, drain, queue * MEGABYTE
+            Path(root).expanduser().absolute(), floor * MEGABYTE, flush, drain, queue * MEGABYTE, compression
         )
         check_disk(self._settings.root, self._settings.disk_floor)
         self._settings.root.mkdir(parents=True, exist_ok=True)
         self._recording: Recording | None = None
+        self._previous = ""
         self._record = self.create_publisher(EpisodeRecord, topics.RECORD, EVENT)
         for topic, type_name in topics.DATA_TYPES.items():
             if camera or topic not in topics.RAW_CAMERA:
                 callback: Callable[[bytes], None] = partial(self._take, topic)
                 kind = message_class(type_name)
-                self.create_subscription(kind, topic, callback, recording(topic, lock_step), raw=True)
+                self.create_subscription(kind, topic, callback, recorder_qos(topic, lock_step), raw=True)
         self.create_service(PrepareRecording, topics.PREPARE_RECORDING, self._prepare)
         self.create_timer(_TICK, self._tick)
 
@@ -57,7 +60,7 @@ class RecorderNode(Node):
             self._finish("cut short: the next episode began before its outcome came")
         try:
             identity = serialize_message(request.identity)
-            self._recording = Recording(self._settings, identity, time.time_ns())
+            self._recording = Recording(self._settings, identity, time.time_ns(), previous=self._previous)
         except (RecordingError, DiskFullError) as error:
             self.get_logger().error(f"not recording: {error}")
             response.accepted, response.reason = False, str(error)
@@ -90,7 +93,7 @@ class RecorderNode(Node):
     def _finish(self, note: str = "") -> None:
         assert self._recording is not None
         summary = self._recording.finish(time.time_ns(), note)
-        self._recording = None
+        self._recording, self._previous = None, summary.episode_id
         message = EpisodeRecord()
         fill_header(message, self.get_clock().now().nanoseconds)
         message.episode_id, message.path = summary.episode_id, str(summary.path)

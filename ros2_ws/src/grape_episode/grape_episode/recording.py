@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from grape_episode import messages, topics
+from grape_episode.bag import COMPRESSIONS
 from grape_episode.episode import GATE_NONE, Identity, Outcome, Step, step_problems
 from grape_episode.reader import header_stamp
 from grape_episode.typestore import typestore
@@ -30,7 +31,7 @@ class RecordingError(ValueError):
 @dataclass(frozen=True)
 class RecordingSettings:
     """``root``: folder of the bags; ``disk_floor`` and ``queue_bytes`` in bytes; ``flush_seconds``: at most so much is
-    lost in a crash; ``drain_seconds``: how long steps and images may come after the outcome."""
+    lost in a crash; ``drain_seconds``: how long steps and images may come after the outcome. Raises RecordingError."""
 
     root: Path
     disk_floor: int = 1000 * MEGABYTE
@@ -38,6 +39,10 @@ class RecordingSettings:
     drain_seconds: float = 2.0
     queue_bytes: int = 256 * MEGABYTE
     compression: str = "zstd"
+
+    def __post_init__(self) -> None:
+        if self.compression not in COMPRESSIONS:
+            raise RecordingError(f"compression is {self.compression!r}, expected one of {', '.join(COMPRESSIONS)}")
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,17 @@ class Summary:
 class Recording:
     """The bag of one episode, from its identity to its outcome.
 
-    ``identity``: CDR bytes of an EpisodeIdentity, written first. Raises RecordingError for an unusable id or a bag
+    ``identity``: CDR bytes of an EpisodeIdentity, written first. ``previous``: id of the episode before, whose steps may
+    still be under way; those of any other episode are a problem. Raises RecordingError for an unusable id or a bag
     that exists, and DiskFullError."""
 
     def __init__(
-        self, settings: RecordingSettings, identity: bytes, now: int, clock: Callable[[], float] = time.monotonic
+        self,
+        settings: RecordingSettings,
+        identity: bytes,
+        now: int,
+        clock: Callable[[], float] = time.monotonic,
+        previous: str = "",
     ) -> None:
         self.identity: Identity = messages.identity_of(_decode(topics.EPISODE, identity))
         episode_id = self.identity.episode_id
@@ -78,7 +89,7 @@ class Recording:
             raise RecordingError(f"{folder}: there is a bag of that name already") from None
         except OSError as error:
             raise RecordingError(f"{folder}: {error.strerror}") from error
-        self._drain, self._clock = settings.drain_seconds, clock
+        self._drain, self._clock, self._previous = settings.drain_seconds, clock, previous
         self._steps: list[Step] = []
         self._seen: set[int] = set()
         self._outcome: tuple[Outcome, bytes] | None = None
@@ -111,6 +122,8 @@ class Recording:
             self._seen.add(header_stamp(data))
         elif topic == topics.POLICY_STEP:
             message = _decode(topic, data)
+            if message.episode_id == self._previous:
+                return
             if message.episode_id == self.identity.episode_id:
                 try:
                     self._steps.append(messages.step_of(message))

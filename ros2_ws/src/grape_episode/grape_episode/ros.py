@@ -42,7 +42,7 @@ CLOCK = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
 JOINTS = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
 
 
-def recording(topic: str, lock_step: bool) -> QoSProfile:
+def recorder_qos(topic: str, lock_step: bool) -> QoSProfile:
     """How the recorder subscribes: never more demanding than the publisher, and deep enough to hold a burst."""
     if topic in (topics.CURRENT_POSE, topics.WRENCH) and not lock_step:
         return _qos(ReliabilityPolicy.BEST_EFFORT, 1000, DurabilityPolicy.VOLATILE)
@@ -96,7 +96,7 @@ def image_to_msg(image: NDArray, stamp: int, frame_id: str) -> Image:
     message.header.frame_id = frame_id
     message.height, message.width = image.shape[:2]
     message.encoding = encoding
-    message.step = image.strides[0] if image.flags.c_contiguous else image.shape[1] * image[0, 0].nbytes
+    message.step = image.nbytes // max(1, message.height)
     # bytes are two orders of magnitude faster to assign than an ndarray
     message.data = np.ascontiguousarray(image).tobytes()
     return message

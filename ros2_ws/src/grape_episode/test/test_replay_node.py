@@ -150,18 +150,10 @@ def _later(bag) -> dict[str, object]:
     return {"bag": bag, "rate": 0.01, "discovery_seconds": 0.1, "wait_for": topics.CURRENT_POSE}
 
 
-@pytest.mark.parametrize("what", ["cut", "absent", "commands"])
-def test_what_cannot_be_played_ends_in_one_line(bag, tmp_path, what):
-    params: dict[str, object] = {"bag": bag, "discovery_seconds": 0.1}
-    if what == "cut":
-        file = tmp_path / "cut.mcap"
-        file.write_bytes(next(bag.glob("*.mcap")).read_bytes()[:-20])
-        params["bag"] = file
-    elif what == "absent":
-        params["bag"] = tmp_path / "absent"
-    else:
-        params["commands"] = "please"
-    with NodeProcess(MODULE, free_domain(), tmp_path / "log", params) as process:
-        assert process.wait(20) == 1
-    assert {"cut": "grape recover", "absent": "no such bag", "commands": "'please'"}[what] in process.output
+def test_a_bag_that_was_cut_off_ends_in_one_line(bag, tmp_path):
+    file = tmp_path / "cut.mcap"
+    file.write_bytes(next(bag.glob("*.mcap")).read_bytes()[:-20])
+    with NodeProcess(MODULE, free_domain(), tmp_path / "log", {"bag": file}) as process:
+        assert process.wait(30) == 1
+    assert "grape recover" in process.output and str(file) in process.output
     assert len(process.output.strip().splitlines()) == 1
