@@ -92,7 +92,7 @@ class Engine:
         """
         self.vla, self.threads, self.unnorm_key = vla, threads, unnorm_key
         vla.stats.of(unnorm_key)
-        self._slots = AdapterSlots(vla.model, max_rank)
+        self.slots = AdapterSlots(vla.model, max_rank)
         self._busy = threading.Lock()  # held by every forward pass of `act`, and while a slot changes its content
         self._loading = threading.Lock()
         self._serving = AdapterInfo("", 0, vla.base_hash, "", 0)
@@ -154,7 +154,17 @@ class Engine:
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)  # OpenMP keeps the number per thread
-        self._slots.use(slot)
+        with self.slots.using(slot):
+            return self._decode(image, prompt, temperature, numbers, cache)
+
+    def _decode(
+        self,
+        image: NDArray[np.uint8],
+        prompt: Tensor,
+        temperature: float,
+        numbers: NDArray[np.float64],
+        cache: KvCache,
+    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
         model, device = self.vla.model, self.vla.model.embeddings.weight.device
         pixels = self.vla.processor.pixels(image[None]).to(device, model.embeddings.weight.dtype)
         llama = model.language_model.model
@@ -195,9 +205,9 @@ class Engine:
                 self._staged = AdapterInfo("", self._serving.adapter_seq, self.vla.base_hash, "", 0)
                 return self._staged
             adapter = read_adapter(Path(folder), self.vla.base_hash)
-            pairs = self._slots.fit(adapter)
+            pairs = self.slots.fit(adapter)
             slot = next(number for number in range(SLOTS) if number != self._serving.slot)
-            former = self._slots.pairs(slot)
+            former = self.slots.pairs(slot)
             self._put(slot, pairs)
             try:
                 self._probe(slot, adapter.path)
@@ -219,7 +229,7 @@ class Engine:
 
     def _put(self, slot: int, pairs: Pairs) -> None:
         with self._busy:
-            self._slots.put(slot, pairs)
+            self.slots.put(slot, pairs)
 
     def _probe(self, slot: int, path: Path) -> None:
         """Act once with a slot, beside the serving one, and refuse log-probs that are not finite."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -55,9 +57,14 @@ class AdapterSlots:
             self.layers[name] = SlotLinear(module, self._choice)
             setattr(model.get_submodule(parent), leaf, self.layers[name])
 
-    def use(self, slot: int | None) -> None:
-        """From now on this thread's forward passes use `slot`; None: no adapter."""
-        self._choice.slot = slot
+    @contextlib.contextmanager
+    def using(self, slot: int | None) -> Iterator[None]:
+        """Within, this thread's forward passes use `slot` (None: no adapter); outside they are the base model's."""
+        before, self._choice.slot = self._choice.slot, slot
+        try:
+            yield
+        finally:
+            self._choice.slot = before
 
     def fit(self, adapter: LoraWeights) -> Pairs:
         """The adapter's pairs for this model's layers, on its device and in its type.
