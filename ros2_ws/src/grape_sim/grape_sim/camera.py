@@ -90,5 +90,5 @@ class Camera:
             return image, None
         raw = np.asarray(buffer, dtype=np.float64).reshape(height, width)
         metres = config.far * config.near / (config.far - (config.far - config.near) * raw)
-        metres[raw >= 1.0] = 0.0
+        metres[metres > 0.999 * config.far] = 0.0
         return image, metres.astype(np.float32)

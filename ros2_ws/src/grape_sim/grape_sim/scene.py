@@ -15,7 +15,7 @@ X_RANGE = (0.38, 0.56)
 Y_RANGE = (-0.20, 0.20)
 YAW_RANGE = math.radians(30.0)
 GAP = 0.035
-OBSTACLE_GAP = 0.055
+OBSTACLE_GAP = 0.02
 DISTRACTORS = 3
 _EXTRA_X = (0.30, 0.66)
 _EXTRA_Y = (-0.32, 0.32)
@@ -98,8 +98,11 @@ def _distractors(rng: np.random.Generator, task: str, thing: Placement, target: 
     own = (thing.model, target.model)
     pool = [name for name in ("carrot", "eggplant", "green_cube", "spoon", "mug", "ball", "brick") if name not in own]
     placed = [thing, target]
-    for index in rng.permutation(len(pool))[:DISTRACTORS]:
-        for _ in range(_TRIES):
+    for index in rng.permutation(len(pool)):
+        if len(placed) == 2 + DISTRACTORS:
+            break
+        # A long thing may find no room where a small one does: then the next has its turn.
+        for _ in range(_TRIES // 10):
             extra = _place(rng, pool[index], _EXTRA_X, _EXTRA_Y)
             if all(_apart(extra, other) for other in placed):
                 placed.append(extra)

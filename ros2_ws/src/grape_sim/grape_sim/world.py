@@ -85,8 +85,8 @@ class World:
 
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = config or WorldConfig()
-        self._client: int = pb.connect(pb.DIRECT)
-        if self._client < 0:
+        self.client: int = pb.connect(pb.DIRECT)
+        if self.client < 0:
             raise SimError("the physics engine gives no further client: close a world first")
         self._folder = tempfile.TemporaryDirectory(prefix="grape_sim_")
         folder = Path(self._folder.name)
@@ -94,7 +94,7 @@ class World:
         self._files = {name: write_object(object_model(name), folder) for name in OBJECTS}
         self._table_texture = folder / "table.png"
         write_png(np.clip(np.round(tx.wood()), 0, 255).astype(np.uint8), self._table_texture)
-        self.camera = Camera(self._client, self.config.camera)
+        self.camera = Camera(self.client, self.config.camera)
         self._timestep = 1.0 / self.config.physics_rate
         self._steps = 0
         self._scene: Scene | None = None
@@ -110,7 +110,7 @@ class World:
         """
         self._check_open()
         scene = make_scene(task, variant, initial_state)
-        client = self._client
+        client = self.client
         pb.resetSimulation(physicsClientId=client)
         pb.setGravity(0, 0, -9.81, physicsClientId=client)
         pb.setPhysicsEngineParameter(
@@ -122,7 +122,7 @@ class World:
         )
         self._table = self._load_table()
         self.robot = Robot(client, self._robot_urdf, self._timestep)
-        self._bodies = [self._load(placement) for placement in scene.placements]
+        self.bodies = [self._load(placement) for placement in scene.placements]
         self._scene, self._task = scene, sim_task(task)
         self._since_reset = 0
         thing, target = object_model(scene.object.model), object_model(scene.target.model)
@@ -131,10 +131,10 @@ class World:
             pb.stepSimulation(physicsClientId=client)
             self._steps += 1
         cast = Cast(
-            object=self._bodies[0],
-            target=self._bodies[1],
+            object=self.bodies[0],
+            target=self.bodies[1],
             table=self._table,
-            forbidden=tuple(self._bodies[2:]),
+            forbidden=tuple(self.bodies[2:]),
             inside=target.inside,
             square=target.square,
             surface=target.surface,
@@ -165,7 +165,7 @@ class World:
         self._check_scene()
         for _ in range(round(seconds / self._timestep)):
             self.robot.apply()
-            pb.stepSimulation(physicsClientId=self._client)
+            pb.stepSimulation(physicsClientId=self.client)
             self._steps += 1
             self._since_reset += 1
             if self._since_reset % self.config.judge_stride == 0:
@@ -218,8 +218,8 @@ class World:
     def keypoints(self) -> Array:
         """(K, 3) metres, base frame: the object's middle, the middle of the target's surface, obstacles' middles."""
         scene = self._check_scene()
-        points = np.empty((len(self._bodies), 3))
-        for index, (body, placement) in enumerate(zip(self._bodies, scene.placements, strict=True)):
+        points = np.empty((len(self.bodies), 3))
+        for index, (body, placement) in enumerate(zip(self.bodies, scene.placements, strict=True)):
             model = object_model(placement.model)
             if index == 0:
                 height = 0.0
@@ -234,7 +234,7 @@ class World:
     def body_pose(self, index: int) -> Pose:
         """Pose in the base frame of the index-th thing of the scene (order of ``keypoint_names``)."""
         self._check_scene()
-        return self._pose(self._bodies[index])
+        return self._pose(self.bodies[index])
 
     def render(self, width: int, height: int, shadows: bool | None = None) -> NDArray[np.uint8]:
         """The camera's picture (height, width, 3) uint8 RGB at another size; ``shadows`` for a person's eyes."""
@@ -245,7 +245,7 @@ class World:
         """End the physics client and remove generated files; a second call does nothing."""
         if self._open:
             self._open = False
-            pb.disconnect(physicsClientId=self._client)
+            pb.disconnect(physicsClientId=self.client)
             self._folder.cleanup()
 
     def __enter__(self) -> World:
@@ -260,15 +260,15 @@ class World:
         self.judge.measure_clearance()
 
     def _pose(self, body: int) -> Pose:
-        position, quaternion = pb.getBasePositionAndOrientation(body, physicsClientId=self._client)
+        position, quaternion = pb.getBasePositionAndOrientation(body, physicsClientId=self.client)
         return Pose(np.array(position), np.array(quaternion))
 
     def _load_table(self) -> int:
         half = [0.5 * side for side in TABLE_SIZE]
-        shape = pb.createCollisionShape(pb.GEOM_BOX, halfExtents=half, physicsClientId=self._client)
-        look = pb.createVisualShape(pb.GEOM_BOX, halfExtents=half, physicsClientId=self._client)
-        body: int = pb.createMultiBody(0, shape, look, (*TABLE_CENTRE, -half[2]), physicsClientId=self._client)
-        pb.changeDynamics(body, -1, lateralFriction=0.9, physicsClientId=self._client)
+        shape = pb.createCollisionShape(pb.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
+        look = pb.createVisualShape(pb.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
+        body: int = pb.createMultiBody(0, shape, look, (*TABLE_CENTRE, -half[2]), physicsClientId=self.client)
+        pb.changeDynamics(body, -1, lateralFriction=0.9, physicsClientId=self.client)
         self._paint(body, self._table_texture)
         return body
 
@@ -281,15 +281,15 @@ class World:
             (placement.x, placement.y, model.rest_height + 0.0005),
             quaternion,
             flags=pb.URDF_USE_INERTIA_FROM_FILE,
-            physicsClientId=self._client,
+            physicsClientId=self.client,
         )
-        pb.changeDynamics(body, -1, linearDamping=0.04, angularDamping=0.3, physicsClientId=self._client)
+        pb.changeDynamics(body, -1, linearDamping=0.04, angularDamping=0.3, physicsClientId=self.client)
         self._paint(body, texture)
         return body
 
     def _paint(self, body: int, texture: Path) -> None:
-        image = pb.loadTexture(str(texture), physicsClientId=self._client)
-        pb.changeVisualShape(body, -1, textureUniqueId=image, rgbaColor=(1, 1, 1, 1), physicsClientId=self._client)
+        image = pb.loadTexture(str(texture), physicsClientId=self.client)
+        pb.changeVisualShape(body, -1, textureUniqueId=image, rgbaColor=(1, 1, 1, 1), physicsClientId=self.client)
 
     def _check_open(self) -> None:
         if not self._open:
