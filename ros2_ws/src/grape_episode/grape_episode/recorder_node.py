@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grape_interfaces.msg import EpisodeRecord
 from grape_interfaces.srv import PrepareRecording
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.serialization import serialize_message
 
@@ -51,7 +52,8 @@ class RecorderNode(Node):
                 kind = message_class(type_name)
                 self.create_subscription(kind, topic, callback, recorder_qos(topic, lock_step), raw=True)
         self.create_service(PrepareRecording, topics.PREPARE_RECORDING, self._prepare)
-        self.create_timer(_TICK, self._tick)
+        # simulated time stands still after an episode in lock-step; the deadline for late messages must not
+        self.create_timer(_TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _prepare(
         self, request: PrepareRecording.Request, response: PrepareRecording.Response

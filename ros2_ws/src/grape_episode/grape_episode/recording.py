@@ -60,8 +60,8 @@ class Summary:
 class Recording:
     """The bag of one episode, from its identity to its outcome.
 
-    ``identity``: CDR bytes of an EpisodeIdentity, written first. ``previous``: id of the episode before, whose steps may
-    still be under way; those of any other episode are a problem. Raises RecordingError for an unusable id or a bag
+    ``identity``: CDR bytes of an EpisodeIdentity, written first. ``previous``: id of the episode before, whose
+    steps may still be under way; those of any other are a problem. Raises RecordingError for an unusable id or a bag
     that exists, and DiskFullError."""
 
     def __init__(

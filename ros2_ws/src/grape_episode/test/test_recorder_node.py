@@ -92,6 +92,7 @@ def world(domain):
 def recorder(domain, world, tmp_path_factory):
     root = tmp_path_factory.mktemp("bags")
     params = {"root": root, "disk_floor_mb": 1, "lock_step": True, "drain_seconds": 0.5, "flush_seconds": 0.4}
+    params["use_sim_time"] = True  # with nobody on /clock: time stands still, as in lock-step after an episode
     with NodeProcess(MODULE, domain, root / "recorder.log", params) as process:
         process.root = root
         assert world.client.wait_for_service(20.0), process.output
