@@ -129,7 +129,7 @@ class Reducer:
             inputs_hash=self._digest.copy().hexdigest(),
             lambdas=(self._lambdas.self_reward, self._lambdas.external, self._lambdas.success),
             constraints=tuple(named),
-            problems=tuple(sorted(self._problems)),
+            problems=_listed(self._problems),
         )
 
     def _enter(self, event: Event) -> None:
@@ -189,6 +189,12 @@ class Reducer:
     def _note(self, problem: str) -> None:
         if problem not in self._problems:
             self._problems.append(problem)
+
+
+def _listed(problems: list[str], most: int = 10) -> tuple[str, ...]:
+    """In an order that does not depend on who noticed first; a few tell the story."""
+    lines = sorted(problems)
+    return tuple(lines if len(lines) <= most else [*lines[:most], f"and {len(lines) - most} more"])
 
 
 def _moved(before: Event, after: Event) -> float:

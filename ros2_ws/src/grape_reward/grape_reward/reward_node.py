@@ -37,7 +37,7 @@ from grape_reward.gcpg import PRESETS, Lambdas
 from grape_reward.live import Judgement, LiveEpisode
 from grape_reward.result import Score, unscorable
 
-EARLY_SECONDS = 0.5
+EARLY_SECONDS = 2.0
 """Topics are not ordered among each other: what arrived this long before the announcement may belong to its episode."""
 
 

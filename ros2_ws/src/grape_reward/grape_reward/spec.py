@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping
@@ -99,7 +100,7 @@ class TaskSpec:
         scaling = self.objective(objective)
         return tuple(scaling.apply(term.kind, self.constraints[term.name]) for term in self.program.stages[stage])
 
-    @property
+    @functools.cached_property
     def program_hash(self) -> str:
         """sha256 hex of the canonical syntax tree of the cost functions and of the predicates, and of every number."""
         numbers = {

@@ -265,9 +265,8 @@ def test_a_keypoint_that_appears_on_the_way_is_a_fault():
 def test_missing_steps_and_a_change_of_adapter_mark_the_score():
     episode = make_episode(2, steps=30)
     _, score = reduce(episode, lambda events: [*events[:4], *events[5:]])
-    assert score.problems == ("29 steps seen, the outcome counts 30", *(
-        f"step {n} where step {n - 1} was due" for n in sorted(range(5, 30), key=lambda n: f"step {n} w")
-    ))  # fmt: skip
+    assert score.problems[:2] == ("29 steps seen, the outcome counts 30", "step 10 where step 9 was due")
+    assert len(score.problems) == 11 and score.problems[-1] == "and 16 more"
     mixed = dataclasses.replace(episode, outcome=dataclasses.replace(episode.outcome, mixed_adapter=True))
     assert reduce(mixed)[1].problems == ("the adapter changed within the episode",)
 

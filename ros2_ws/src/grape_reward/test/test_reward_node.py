@@ -188,6 +188,12 @@ def test_real_time_with_a_best_effort_pose(tmp_path):
         episode = dataclasses.replace(episode, identity=dataclasses.replace(episode.identity, lock_step=False))
         lab.publish(episode)
         assert lab.score(episode).json == score_episode(episode).to_json()
+        # far more than the queues hold: what was lost may change the score, but never unmarked
+        flood = make_episode(19, steps=30, samples_per_step=20)
+        flood = dataclasses.replace(flood, identity=dataclasses.replace(flood.identity, lock_step=False))
+        lab.publish(flood)
+        message = lab.score(flood)
+        assert message.incomplete or message.json == score_episode(flood).to_json()
         lab.process.process.send_signal(signal.SIGTERM)
         assert lab.process.wait() == 0
         assert "Traceback" not in lab.process.output
@@ -195,7 +201,7 @@ def test_real_time_with_a_best_effort_pose(tmp_path):
         lab.close()
 
 
-@pytest.mark.parametrize("setting", ["lambdas:=generous", "drain_seconds:=0.0", "lock_step:=maybe"])
+@pytest.mark.parametrize("setting", ["lambdas:=generous", "drain_seconds:=0.0"])
 def test_a_parameter_that_makes_no_sense_ends_in_one_line(setting):
     command = [sys.executable, "-m", "grape_reward.reward_node", "--ros-args", "-p", setting]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
