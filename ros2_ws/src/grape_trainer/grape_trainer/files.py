@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterable
 from pathlib import Path
@@ -56,28 +55,24 @@ def read_json(path: Path, error: type[TrainerError] = TrainerError) -> dict[str,
 
 
 def publish_folder(beside: Path, final: Path) -> None:
-    """Move a finished folder to its name: every file in it is synced first, an older ``final`` is replaced."""
+    """Give a finished folder its name, which must be free: every file in it is synced first."""
     for path in sorted(beside.rglob("*")):
         if path.is_file():
             with open(path, "rb") as stream:
                 os.fsync(stream.fileno())
     sync_folder(beside)
-    if final.exists():
-        # rename cannot replace a folder that is not empty
-        old = final.with_name(f".old-{uuid.uuid4().hex}")
-        os.rename(final, old)
-        os.rename(beside, final)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.rename(beside, final)
+    os.rename(beside, final)
     sync_folder(final.parent)
 
 
 def append_line(path: Path, value: Any) -> None:
-    """Append one JSON line and sync it."""
+    """Append one JSON line and sync it; a last line that a crash cut short is dropped first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(value) + "\n")
+    with open(path, "a+b") as stream:
+        stream.seek(0)
+        held = stream.read()
+        stream.truncate(held.rfind(b"\n") + 1)
+        stream.write((json.dumps(value) + "\n").encode())
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -87,15 +82,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines: list[dict[str, Any]] = []
-    texts = path.read_text(encoding="utf-8").split("\n")
-    for number, text in enumerate(texts):
-        if not text.strip():
-            continue
+    for number, text in enumerate(path.read_text(encoding="utf-8").split("\n")[:-1], start=1):
         try:
             lines.append(json.loads(text))
         except json.JSONDecodeError:
-            if number != len(texts) - 1:
-                raise TrainerError(f"{path}: line {number + 1} is not JSON") from None
+            raise TrainerError(f"{path}: line {number} is not JSON") from None
     return lines
 
 

@@ -63,10 +63,16 @@ class Settings:
     holdout: float = 0.1
     """Share of the initial states whose pairs are held out for the checks; none below five states."""
     holdout_steps: int = 96
-    """At most so many held-out steps enter a check."""
+    """So many held-out steps enter the KL of a check."""
+    holdout_pairs: int = 8
+    """At most so many pairs enter the drift and accuracy of a check."""
 
+    max_pairs: int = 0
+    """Initial states are drawn, task by task in turn, until so many pairs are in; 0: all."""
     chunk: int = 16
     """Steps in one graph: bounds the memory, does not change the gradient."""
+    gradient_mb: int = 512
+    """Where the gradients of a batch's episodes fit in this, one pass instead of two gives the same gradient."""
     cache_mb: int = 1024
     """Memory for images, or for tower features where the towers are frozen; the rest is read again."""
     checkpoint_every: int = 5
@@ -80,7 +86,16 @@ class Settings:
 
         check(self.ranking in RANKINGS, "ranking", f"one of {', '.join(RANKINGS)}")
         check(self.beta_mode in BETA_MODES, "beta_mode", f"one of {', '.join(BETA_MODES)}")
-        for name in ("m", "lora_rank", "epochs", "batch_pairs", "check_every", "chunk", "checkpoint_every"):
+        for name in (
+            "m",
+            "lora_rank",
+            "epochs",
+            "batch_pairs",
+            "check_every",
+            "holdout_pairs",
+            "chunk",
+            "checkpoint_every",
+        ):
             check(getattr(self, name) >= 1, name, "at least 1")
         for name in ("beta", "lora_alpha", "learning_rate"):
             check(getattr(self, name) > 0, name, "above 0")
@@ -94,6 +109,8 @@ class Settings:
             "max_seconds",
             "kl_bound",
             "holdout_steps",
+            "max_pairs",
+            "gradient_mb",
             "cache_mb",
             "seed",
         ):

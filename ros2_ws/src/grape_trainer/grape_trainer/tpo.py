@@ -141,6 +141,38 @@ def gradient(
     return total
 
 
+def episode_gradient(
+    log_probs: StepLogProbs[S], trajectory: S, parameters: Sequence[Tensor], chunk: int
+) -> tuple[Tensor, list[Tensor]]:
+    """In one pass: the (T, 7) log-probs of a trajectory and the gradient of their sum, both in float64.
+
+    The batch's gradient is the sum of these times the coefficients of :func:`compare`, so that the pass without
+    a graph can be left out where the gradients of all the episodes of a batch can be held."""
+    total = [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in parameters]
+    values: list[Tensor] = []
+    steps = len(trajectory)
+    for at in range(0, steps, chunk):
+        found = log_probs(trajectory, at, min(at + chunk, steps))
+        parts = torch.autograd.grad(found.sum(), parameters, allow_unused=True)
+        values.append(found.detach().double())
+        for into, part in zip(total, parts, strict=True):
+            if part is not None:
+                into.add_(part)
+    return torch.cat(values), total
+
+
+def combine(gradients: Mapping[str, Sequence[Tensor]], coefficients: Mapping[str, float]) -> list[Tensor]:
+    """The sum over episodes of coefficient times gradient, parameter by parameter."""
+    total: list[Tensor] = []
+    for episode_id, parts in gradients.items():
+        coefficient = coefficients.get(episode_id, 0.0)
+        if not total:
+            total = [torch.zeros_like(part) for part in parts]
+        for into, part in zip(total, parts, strict=True):
+            into.add_(part, alpha=coefficient)
+    return total
+
+
 def norm(gradients: Iterable[Tensor]) -> float:
     """Euclidean norm over all tensors."""
     return math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients))

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from grape_trainer import pairs as pairing
 from grape_trainer.errors import PairsError
 from grape_trainer.pairs import Excluded, build, candidate, read_pairs, write_pairs
 from grape_trainer.ranking import Candidate, rank
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def rollout(name: str, success: int = 0, log_r_ext: float = -1.0, per_token: float = -0.5, **other: Any) -> Candidate:
@@ -254,10 +255,10 @@ def test_a_damaged_file_is_refused_naming_it(tmp_path: Path, edit: Any, text: st
 
 
 def test_missing_or_cut_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PairsError, match="none.json"):
+    with pytest.raises(PairsError, match=r"none\.json"):
         read_pairs(tmp_path / "none.json")
     (tmp_path / "cut.json").write_text('{"format": ')
-    with pytest.raises(PairsError, match=r"cut.json: not JSON"):
+    with pytest.raises(PairsError, match=r"cut\.json: not JSON"):
         read_pairs(tmp_path / "cut.json")
 
 

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+
 from grape_trainer.errors import SettingsError
 from grape_trainer.settings import PRESETS, settings
 

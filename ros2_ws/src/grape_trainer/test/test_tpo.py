@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from grape_trainer import tpo
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from grape_trainer import tpo
 
 CHUNKS = (1, 3, 8, None)
 LENGTHS = {"a": 11, "b": 19, "c": 8, "d": 23}
@@ -114,6 +115,18 @@ def test_chunked_gradient_is_the_one_graph_gradient(
     assert tpo.norm(wanted) > 1e-3
     assert difference <= bound * tpo.norm(wanted)
     assert got_value == pytest.approx(value, rel=10 * bound)
+
+
+def test_one_pass_gives_what_two_give() -> None:
+    policy, trajectories = ToyPolicy(torch.float32), toys(torch.float32)
+    loss = tpo.Loss(beta=2.0, mode="pair_mean_length", supervised=10.0)
+    reference = references(policy, trajectories)
+    _, two = chunked(policy, trajectories, reference, loss, 8)
+    parameters = list(policy.parameters())
+    each = {k: tpo.episode_gradient(policy.log_probs, t, parameters, 8) for k, t in trajectories.items()}
+    _, coefficients = tpo.compare(PAIRS, {k: values for k, (values, _) in each.items()}, reference, loss)
+    one = tpo.combine({k: parts for k, (_, parts) in each.items()}, coefficients)
+    assert tpo.norm(a - b for a, b in zip(one, two, strict=True)) <= 1e-6 * tpo.norm(two)
 
 
 def test_loss_is_log_two_at_the_reference() -> None:
