@@ -277,6 +277,7 @@ def test_heartbeats_of_another_episode_do_not_count() -> None:
     assert gate.heartbeat(state, "", now + 1.0).last_heartbeat == now + 1.0
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10_000_000))
 def test_a_silence_of_exactly_the_limit_is_within_it_at_any_time(tick: int) -> None:
     """Two periods, the stop's own limit: what lock-step shows after one step of nonsense."""

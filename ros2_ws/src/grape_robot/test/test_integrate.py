@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grape_episode.geometry import Pose
@@ -58,6 +58,7 @@ def rodrigues(v: tuple[float, float, float]) -> np.ndarray:
     return np.eye(3) + math.sin(theta) * k + (1 - math.cos(theta)) * k @ k
 
 
+@settings(deadline=None)
 @given(poses, poses, triple, angles, st.sampled_from(["euler_xyz", "axis_angle"]))
 def test_matches_matrices(reference, measured, translation, rotation, convention) -> None:
     target = integrate(reference, measured, [*translation, *rotation, 0.0], convention, FAR, FAR)
@@ -69,6 +70,7 @@ def test_matches_matrices(reference, measured, translation, rotation, convention
     assert np.allclose(matrix(target.quaternion), delta @ matrix(reference.quaternion), atol=1e-9)
 
 
+@settings(deadline=None)
 @given(poses, poses, triple, st.floats(0.0, 4.0), st.floats(0.0, 4.0))
 def test_reference_is_the_measured_pose_beyond_either_gap(reference, measured, translation, metres, radians) -> None:
     target = integrate(reference, measured, [*translation, 0.0, 0.0, 0.0, 1.0], "euler_xyz", metres, radians)

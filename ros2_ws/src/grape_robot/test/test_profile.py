@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grape_robot.profile import Box, GateProfile, ProfileError, load_profile, parse_profile
@@ -96,6 +96,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 point = st.tuples(*[st.floats(-2.0, 2.0)] * 3)
 
 
+@settings(deadline=None)
 @given(point, point, point, point)
 def test_crosses_agrees_with_points_along_the_way(a, b, low, high) -> None:
     box = Box("b", tuple(map(min, low, high)), tuple(map(max, low, high)))
