@@ -72,7 +72,7 @@ def test_up_in_order_and_down_in_reverse():
 
 def test_a_refusal_names_node_and_transition_and_takes_the_others_down():
     nodes = Nodes({"a": UNCONFIGURED, "b": UNCONFIGURED, "c": UNCONFIGURED}, refused={("b", CONFIGURE)})
-    with pytest.raises(LifecycleError, match="^b: did not configure$"):
+    with pytest.raises(LifecycleError, match=r"^b: did not configure$"):
         bring_up(nodes, ["a", "b", "c"])
     assert nodes.states == {"a": UNCONFIGURED, "b": UNCONFIGURED, "c": UNCONFIGURED}
     assert ("c", CONFIGURE) not in nodes.done

@@ -18,7 +18,7 @@ from rclpy.node import Node
 from grape_episode.ros import run_node
 class Plain(Node):
     def __init__(self):
-        super().__init__({name!r})
+        super().__init__('grape_sim')
         for name in ('lock_step', 'extra', 'image_size'):
             self.declare_parameter(name, 0 if name == 'image_size' else name == 'never')
         value = lambda name: self.get_parameter(name).value
@@ -68,7 +68,7 @@ def stack_of(tmp_path, monkeypatch, domain):
         extra_params={"sim": {"extra": True}},
     )
 
-    def make(sim=PLAIN.format(name="grape_sim"), policy=LIFECYCLE, **changes):
+    def make(sim=PLAIN, policy=LIFECYCLE, **changes):
         for key, source in (("sim", sim), ("policy", policy)):
             (tmp_path / f"stand_in_{key}.py").write_text(source)
         return Stack(replace(config, **changes), {"sim": "stand_in_sim", "policy": "stand_in_policy"})
