@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ class Bench:
     now: int = 100 * SECOND
     episodes: int = 0
     episode: str = ""
+    born: float = 0.0
     log: list = field(default_factory=list)  # (kind, message) in order of arrival
 
     def __post_init__(self) -> None:
@@ -161,6 +163,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     log = tmp_path_factory.mktemp("gate") / "gate.log"
     with NodeProcess(MODULE, domain, log, GATE) as process:
         wait_for(lambda: rig.every("status"), "the gate's first status")
+        rig.born = time.monotonic()
         rig.settle()
         yield rig
         process.stop()
@@ -296,6 +299,8 @@ def test_an_episode_of_another_period_is_declined(bench: Bench) -> None:
 
 def test_a_foreign_publisher_later_is_a_fault_that_names_it(bench: Bench) -> None:
     bench.begin()
+    # within its first seconds the gate would leave instead
+    wait_for(lambda: time.monotonic() > bench.born + 3.5, "the gate to be past its start")
     intruder = rclpy.create_node("intruder", context=bench.node.context)
     intruder.create_publisher(PoseStamped, topics.TARGET_POSE, 1)
     named = lambda m: m.check == "foreign" and "/intruder" in m.reason  # noqa: E731
