@@ -30,7 +30,7 @@ class Mesh:
     uvs: Array
     faces: NDArray[np.int64]
 
-    def moved(self, offset: Sequence[float], rotation: Array | None = None) -> Mesh:
+    def moved(self, offset: Sequence[float] | Array, rotation: Array | None = None) -> Mesh:
         """The mesh rotated by a matrix (3, 3), then shifted by ``offset`` (3,) metres."""
         matrix = np.eye(3) if rotation is None else rotation
         return Mesh(self.vertices @ matrix.T + np.asarray(offset), self.normals @ matrix.T, self.uvs, self.faces)
@@ -89,22 +89,21 @@ def lathe(
     return grid(points, region)
 
 
-def box(size: Sequence[float], regions: Sequence[Region] | Region = WHOLE) -> Mesh:
-    """A box centred at the origin; one region for all six faces or one each: +x, -x, +y, -y, +z, -z."""
+def box(size: Sequence[float], region: Region = WHOLE) -> Mesh:
+    """A box centred at the origin, the region on each of its faces."""
     half = 0.5 * np.asarray(size, dtype=np.float64)
-    chosen = [regions] * 6 if isinstance(regions[0], float | int) else list(regions)
+    u0, v0, u1, v1 = region
+    uvs = np.array([[u0, v0], [u1, v0], [u1, v1], [u0, v1]], dtype=np.float64)
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
     parts = []
     for axis in range(3):
-        for sign, region in ((1, chosen[2 * axis]), (-1, chosen[2 * axis + 1])):
+        for sign in (1, -1):
             normal = np.zeros(3)
             normal[axis] = sign
             across = np.zeros(3)
             across[(axis + 1) % 3] = 1.0
             upward = np.cross(normal, across)
             corners = [normal + u * across + v * upward for u, v in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
-            u0, v0, u1, v1 = region  # type: ignore[misc]
-            uvs = np.array([[u0, v0], [u1, v0], [u1, v1], [u0, v1]], dtype=np.float64)
-            faces = np.array([[0, 1, 2], [0, 2, 3]])
             parts.append(Mesh(np.array(corners) * half, np.tile(normal, (4, 1)), uvs, faces))
     return join(*parts)
 

@@ -18,7 +18,8 @@ from grape_sim.camera import Camera, CameraConfig
 from grape_sim.errors import SimError
 from grape_sim.judge import Cast, Judge, JudgeConfig
 from grape_sim.meshes import write_png
-from grape_sim.objects import OBJECTS, object_model, write_object
+from grape_sim.models import write_object
+from grape_sim.objects import OBJECTS, object_model
 from grape_sim.robot import Robot, compose_urdf
 from grape_sim.scene import Placement, Scene, make_scene
 from grape_sim.tasks import SimTask, sim_task
@@ -81,7 +82,11 @@ class Observation:
 
 
 class World:
-    """One table, one arm, one physics client of its own: several worlds in a process do not know of each other."""
+    """One table, one arm, one physics client of its own: several worlds in a process do not know of each other.
+
+    For the expert and for tests there are, after a reset: ``client`` (the physics client's id), ``robot``, ``judge``,
+    ``camera``, and ``bodies``, the body ids in the order of ``keypoint_names``.
+    """
 
     def __init__(self, config: WorldConfig | None = None) -> None:
         self.config = config or WorldConfig()

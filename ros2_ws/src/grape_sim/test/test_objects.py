@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from grape_sim.errors import SimError
-from grape_sim.objects import OBJECTS, ObjectModel, object_model, write_object
+from grape_sim.models import ObjectModel, write_object
+from grape_sim.objects import OBJECTS, object_model
 from grape_sim.robot import WIDTH_OPEN
 from grape_sim.scene import GAP
 from grape_sim.tasks import SIM_TASKS
