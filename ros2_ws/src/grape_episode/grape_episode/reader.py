@@ -106,15 +106,20 @@ def checked_records(scan: BagScan) -> Iterator[Record]:
         raise CutOffError(f"{cut_off(scan.path)} ({type(error).__name__} after byte {scan.whole})") from error
 
 
+def check_type(file: Path, record: Record) -> None:
+    """Raises EpisodeError naming file and topic if one of our topics holds another type than it should."""
+    expected = topics.DATA_TYPES.get(record.topic)
+    if expected is not None and record.type_name != expected:
+        raise EpisodeError(f"{file}: {record.topic} holds {record.type_name}, expected {expected}")
+
+
 def decode(file: Path, record: Record) -> Any:
     """The message of a record on one of our topics. Raises EpisodeError naming file and topic."""
-    expected = topics.DATA_TYPES[record.topic]
-    if record.type_name != expected:
-        raise EpisodeError(f"{file}: {record.topic} holds {record.type_name}, expected {expected}")
+    check_type(file, record)
     try:
-        return typestore().deserialize_cdr(record.data, expected)
+        return typestore().deserialize_cdr(record.data, record.type_name)
     except Exception as error:
-        raise EpisodeError(f"{file}: {record.topic}: not a {expected}: {error}") from error
+        raise EpisodeError(f"{file}: {record.topic}: not a {record.type_name}: {error}") from error
 
 
 def header_stamp(data: bytes) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from grape_episode import topics
 from grape_episode.bag import BagScan, Record
-from grape_episode.reader import bag_file, check_end, checked_records, header_stamp, read_identity
+from grape_episode.reader import bag_file, check_end, check_type, checked_records, header_stamp, read_identity
 
 REMAP, SKIP = "remap", "skip"
 
@@ -70,6 +70,9 @@ def _items(file: Path, settings: ReplaySettings) -> Iterator[Item]:
     held: list[Record] = []
     at = 0
     for record in checked_records(BagScan(file)):
+        if record.topic not in topics.DATA_TYPES:
+            continue
+        check_type(file, record)
         if record.topic == topics.EPISODE and not at:
             held.append(record)
             continue

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grape_episode import topics
+from grape_episode.bag import Bag
 from grape_episode.episode import CutOffError, EpisodeError
 from grape_episode.reader import header_stamp
 from grape_episode.replay import Pace, ReplaySettings, items, replayed
-from grape_episode.synthetic import make_episode, write_episode
+from grape_episode.synthetic import episode_messages, make_episode, write_episode
+from grape_episode.typestore import typestore
 
 EPISODE = make_episode(steps=4)
 
@@ -65,6 +67,18 @@ def test_a_bag_that_cannot_be_played_is_refused_before_the_first_item(bag, tmp_p
         items(cut, ReplaySettings())
     with pytest.raises(EpisodeError, match="no such bag"):
         items(tmp_path / "absent", ReplaySettings())
+
+
+def test_a_topic_of_the_wrong_type_is_not_played(tmp_path):
+    bag = Bag(tmp_path / "bag")
+    (topic, _, message), *_ = episode_messages(EPISODE)
+    name = topics.DATA_TYPES[topic]
+    bag.write(topic, name, bytes(typestore().serialize_cdr(message, name)), 0)
+    bag.write("/elsewhere", "std_msgs/msg/String", b"\0\1\0\0\1\0\0\0\0", 1)  # not ours: passed over
+    bag.write(topics.KEYPOINTS, "std_msgs/msg/String", b"\0\1\0\0\1\0\0\0\0", 2)
+    bag.close()
+    with pytest.raises(EpisodeError, match="/grape/keypoints holds std_msgs/msg/String"):
+        list(items(bag.folder, ReplaySettings()))
 
 
 @given(st.integers(0, 2**60), st.floats(0, 1e6), st.floats(0.01, 100), st.floats(0, 1000))
