@@ -134,7 +134,8 @@ class RewardNode(Node):
     def _on_joints(self, message: JointState) -> None:
         # The arm's own joint states, without the gripper, come on the same topic on a real robot.
         if topics.KNUCKLE_JOINT in message.name:
-            knuckle = float(message.position[list(message.name).index(topics.KNUCKLE_JOINT)])
+            joints = dict(zip(message.name, message.position, strict=False))
+            knuckle = float(joints.get(topics.KNUCKLE_JOINT, np.nan))
             self._sample("gripper", stamp_of(message), topics.gripper_width(knuckle))
 
     def _on_pose(self, message: PoseStamped) -> None:
