@@ -32,8 +32,6 @@ def assess(
     as they come, the figures to ``out/summary.json``, and to ``out/report.html`` where there are two policies.
 
     Raises EvaluationError where the folder holds an evaluation of another model."""
-    if not (Path(model) / "config.json").exists():
-        raise EvaluationError(f"{model}: no model folder (it has no config.json)")
     own(out, model)
     jobs = evaluation.grid(tasks, states, adapters, variant, seed, temperature)
     with console.progress("evaluating") as progress:

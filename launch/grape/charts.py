@@ -104,6 +104,17 @@ def film_strip(frames: NDArray[np.uint8], count: int = 8, height: int = 150) -> 
     return strip
 
 
+def stack(strips: Sequence[Image.Image], gap: int = 6) -> Image.Image:
+    """Pictures below each other on white."""
+    height = sum(strip.height for strip in strips) + gap * (len(strips) - 1)
+    sheet = Image.new("RGB", (max(strip.width for strip in strips), height), "white")
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, (0, top))
+        top += strip.height + gap
+    return sheet
+
+
 def as_data_uri(image: Image.Image) -> str:
     """A PNG as a data URI, so that a report is one file."""
     buffer = io.BytesIO()

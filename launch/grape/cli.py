@@ -48,6 +48,13 @@ def known_tasks(names: list[str] | None) -> list[str]:
     return [sim_task(name).name for name in names] if names else list(SIM_TASKS)
 
 
+def known_model(model: Path) -> Path:
+    """The folder itself. Raises CommandError naming a folder that holds no model."""
+    if not (model / "config.json").is_file():
+        raise CommandError(f"{model}: no model here (no config.json)")
+    return model
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = RUNS / "demo",
@@ -59,7 +66,7 @@ def demo(
     """Act, record, score, align, swap and evaluate over ROS topics in simulation; report in runs/demo/report.html."""
     from grape.demo import run_demo
 
-    run_demo(out, model, quick)
+    run_demo(out, known_model(model), quick)
 
 
 @app.command()
@@ -74,7 +81,7 @@ def up(
     """Start the nodes, each in a process of its own, and keep them until Ctrl-C (where there is no `ros2 launch`)."""
     from grape.serve import serve
 
-    serve(model, registry, mode is Mode.lock_step, domain, episodes or RUNS / "episodes", trainer)
+    serve(known_model(model), registry, mode is Mode.lock_step, domain, episodes or RUNS / "episodes", trainer)
 
 
 @app.command()
@@ -135,21 +142,45 @@ def align(
     states: Annotated[int, typer.Option(min=1, help="Initial states a task and iteration.")] = 16,
     rollouts: Annotated[int, typer.Option(min=2, help="Rollouts a state.")] = 4,
     first_state: Annotated[int, typer.Option(min=0, help="First initial-state id.")] = 100_000,
+    variant: Annotated[str, typer.Option(help="Variant of the world.")] = "clean",
     objective: Annotated[str, typer.Option(help="Alignment objective.")] = "task_completion",
     preset: Annotated[str, typer.Option(help="Preset of the trainer.")] = "default",
     seed: Annotated[int, typer.Option(min=0, help="Seed of rollouts and training.")] = 0,
-    stacks: Annotated[int, typer.Option(min=1, help="Worlds that collect side by side, each in a ROS domain.")] = 2,
+    stacks: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Stacks of nodes, each in a ROS domain, that collect side by side; 0: without topics.",
+        ),
+    ] = 2,
     canary: Annotated[
-        int, typer.Option(min=0, help="States a task on which a new adapter must not be worse; 0: none.")
-    ] = 12,
+        int, typer.Option(min=0, help="States a task on which a new adapter must not be worse; 0: no canary.")
+    ] = 25,
+    bound: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Loss of success on the canary beyond which it is refused.")
+    ] = 0.05,
 ) -> None:
-    """Align the policy: K iterations of collect, score, pair, train, swap over ROS topics in simulation."""
-    from grape.align import AlignPlan, align_in_simulation
+    """Align the policy: K iterations of collect, score, pair, train, swap in simulation."""
+    from grape.align import CanaryPlan, align_in_simulation
+    from grape_trainer.loop import AlignConfig
+    from grape_trainer.settings import settings
 
-    plan = AlignPlan(
-        tuple(known_tasks(task)), iterations, states, rollouts, first_state, objective, preset, seed, stacks, canary
+    tasks = tuple(known_tasks(task))
+    config = AlignConfig(
+        model=known_model(model),
+        registry=registry,
+        folder=out,
+        tasks=tasks,
+        iterations=iterations,
+        states=states,
+        rollouts=rollouts,
+        first_state=first_state,
+        objective=objective,
+        variant=variant,
+        seed=seed,
+        settings=settings(preset, seed=seed),
     )
-    align_in_simulation(plan, model, registry, out)
+    align_in_simulation(config, CanaryPlan(tasks, canary, bound, variant), stacks)
 
 
 @app.command("eval")
@@ -172,7 +203,7 @@ def evaluate(
 
     folders = ["" if name == "none" else str(Path(name).resolve()) for name in adapter or ["none"]]
     assess(
-        model,
+        known_model(model),
         folders,
         known_tasks(task),
         range(first_state, first_state + states),
@@ -189,16 +220,16 @@ def train(
     bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, recorded with this model.")],
     model: Model = MODEL,
     registry: Registry = RUNS / "adapters",
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = RUNS / "train",
-    objective: Annotated[str | None, typer.Option(help="Score towards this objective.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "train",
+    objective: Annotated[str, typer.Option(help="Score towards this objective.")] = "task_completion",
     preset: Annotated[str, typer.Option(help="Preset of the trainer.")] = "default",
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    parent: Annotated[Path | None, typer.Option(help="Go on with the LoRA of this adapter.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
+    parent: Annotated[str, typer.Option(help="Id of the adapter that recorded the bags, to go on with.")] = "",
 ) -> None:
     """Score, pair and train on recorded bags; the adapter goes into the registry, nothing is swapped."""
     from grape.align import train_on_bags
 
-    train_on_bags(bags, model, registry, out, objective, preset, seed, parent)
+    train_on_bags(bags, known_model(model), registry, out, objective, preset, seed, parent)
 
 
 @app.command()

@@ -120,6 +120,7 @@ class ClosedLoop:
             reward_success=report.success,
             end_reason=report.reason if report.reason != "error" else f"error: {report.detail}",
             tokens_hash=tokens.hexdigest(),
+            adapter_id=serving.adapter_id,
         )
         return Rollout(result, ports.episode(identity, report.outcome))
 

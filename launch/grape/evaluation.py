@@ -44,6 +44,8 @@ class Result:
     reward_success: int
     end_reason: str
     tokens_hash: str = ""
+    adapter_id: str = ""
+    bag: str = ""
 
 
 class Runner(Protocol):

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 
 from grape.evaluation import Job, Result
@@ -15,10 +16,13 @@ _AHEAD = 4
 
 
 class WorldWorkers:
-    """A ``evaluation.Runner`` over processes. ``model``: folder of a checkpoint; ``workers``: 0 for one a core."""
+    """An ``evaluation.Runner`` over processes. ``model``: folder of a checkpoint; ``workers``: 0 for one a core;
+    ``bags``: folder into which every rollout is written as a bag, None for none."""
 
-    def __init__(self, model: Path, workers: int = 0, objective: str = "task_completion") -> None:
-        self._arguments = (str(model), objective)
+    def __init__(
+        self, model: Path, workers: int = 0, objective: str = "task_completion", bags: Path | None = None
+    ) -> None:
+        self._arguments = (str(model), objective, str(bags or ""))
         self._workers = workers or len(os.sched_getaffinity(0))
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
@@ -44,19 +48,26 @@ class WorldWorkers:
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
-_arguments: tuple[str, str] = ("", "")
+_arguments: tuple[str, str, str] = ("", "", "")
 _loop = None
 
 
-def _prepare(model: str, objective: str) -> None:
+def _prepare(model: str, objective: str, bags: str) -> None:
     global _arguments
-    _arguments = (model, objective)
+    _arguments = (model, objective, bags)
 
 
 def _run(job: Job) -> Result:
     global _loop
+    model, objective, bags = _arguments
     if _loop is None:  # not in _prepare: an error there would reach nobody by name
         from grape.closed_loop import ClosedLoop
 
-        _loop = ClosedLoop(Path(_arguments[0]), threads=1)
-    return _loop.run(job, _arguments[1]).result
+        _loop = ClosedLoop(Path(model), threads=1)
+    rollout = _loop.run(job, objective)
+    if not bags:
+        return rollout.result
+    from grape_episode.synthetic import write_episode
+
+    folder = write_episode(rollout.episode, Path(bags) / rollout.episode.identity.episode_id)
+    return replace(rollout.result, bag=str(folder))

@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
-from grape import statistics as st
 from hypothesis import given
 from hypothesis import strategies as hs
+
+from grape import statistics as st
 
 
 @given(hs.integers(1, 400), hs.data())

@@ -1,0 +1,160 @@
+"""``grape align``: the K iterations in simulation, with a canary that keeps a worse adapter from serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from grape import console, evaluation, statistics
+from grape.workers import WorldWorkers
+from grape_policy.adapters import read_manifest
+from grape_trainer.loop import AlignConfig, AlignResult, Canary, Progress, Verdict, align
+from grape_trainer.registry import Registry
+from grape_trainer.rig import Rig
+from grape_trainer.settings import settings
+
+CANARY_STATES = 900_000
+"""First initial-state id of the canary: never trained on, never reported."""
+
+
+@dataclass(frozen=True)
+class CanaryPlan:
+    """``states`` a task, greedy; a new adapter whose success is lower by more than ``bound`` is refused."""
+
+    tasks: tuple[str, ...]
+    states: int = 25
+    bound: float = 0.05
+    variant: str = "clean"
+    workers: int = 0
+
+
+def canary(plan: CanaryPlan, model: Path, registry: Path, folder: Path) -> Canary | None:
+    """A judge of new adapters: paired rollouts of the new and the serving one in worlds of this machine.
+
+    None where the plan has no states. Results are kept in ``folder``, so that an interrupted judgement goes on."""
+    if plan.states == 0:
+        return None
+
+    def judge(adapter: Path) -> Verdict:
+        serving = Registry(registry).current_path
+        sides = [str(serving.resolve()) if serving else "", str(adapter.resolve())]
+        states = range(CANARY_STATES, CANARY_STATES + plan.states)
+        jobs = evaluation.grid(plan.tasks, states, sides, plan.variant, 0, 0.0)
+        name = f"canary-{read_manifest(adapter).adapter_id[:12]}.jsonl"
+        results = evaluation.run(jobs, WorldWorkers(model, plan.workers), folder / name)
+        old, new = ([r for r in results if r.job.adapter == side] for side in sides)
+        gap = evaluation.compare(old, new)["success"]["paired"]
+        words = statistics.in_words(
+            statistics.Difference(gap["difference"], gap["low"], gap["high"], gap["trials"]), "success on the canary"
+        )
+        return Verdict(gap["difference"] >= -plan.bound, words, {"success": gap, "bound": plan.bound})
+
+    return judge
+
+
+@contextmanager
+def ros_rigs(model: Path, registry: Path, out: Path, stacks: int) -> Iterator[Rig]:
+    """``stacks`` lock-step stacks of nodes, each in a ROS domain of its own, as one rig."""
+    from grape.domains import reserve
+    from grape.up import Stack, StackConfig
+    from grape_trainer.rig import RigPool
+    from grape_trainer.ros import RosRig
+
+    with ExitStack() as held:
+        started = []
+        for number in range(stacks):
+            config = StackConfig(
+                domain=held.enter_context(reserve()),
+                log_dir=out / "logs" / f"stack_{number}",
+                lock_step=True,
+                model=model,
+                registry=registry,
+                episodes_root=out / "episodes",
+            )
+            started.append(Stack(config))
+        for stack in started:
+            held.enter_context(stack)
+        yield RigPool([held.enter_context(RosRig(stack.config.domain)) for stack in started])
+
+
+def run(
+    config: AlignConfig, rig: Rig, plan: CanaryPlan, report: Callable[[Progress], None] | None = None
+) -> AlignResult:
+    """The loop with its canary; progress goes to the terminal where no other ``report`` is given."""
+    judge = canary(plan, config.model, config.registry, config.folder)
+    if report is not None:
+        return align(config, rig, report, judge)
+    with console.progress("align") as bar:
+
+        def tell(progress: Progress) -> None:
+            title = f"iteration {progress.iteration} {progress.phase}: {progress.message}"
+            bar(round(100 * progress.fraction), 100, title)
+
+        return align(config, rig, tell, judge)
+
+
+def align_in_simulation(config: AlignConfig, plan: CanaryPlan, stacks: int) -> AlignResult:
+    """Start the stacks (0: worlds in processes, without topics), run the loop, say how it ended."""
+    if stacks == 0:
+        from grape.world_rig import WorldRig
+
+        result = run(config, WorldRig(config.model, config.folder / "episodes"), plan)
+    else:
+        with ros_rigs(config.model, config.registry, config.folder, stacks) as rig:
+            result = run(config, rig, plan)
+    changed = "the new adapter serves" if result.changed else "the old adapter was kept"
+    console.console.print(f"{changed}: {result.adapter_id[:12] or 'the base model'} ({result.reason})")
+    console.console.print(f"run: {result.folder}")
+    return result
+
+
+def train_on_bags(
+    bags: Sequence[Path], model: Path, registry: Path, out: Path, objective: str, preset: str, seed: int, parent: str
+) -> str:
+    """Score, pair and train on recorded bags; the adapter is added to the registry and its id returned.
+
+    Raises TrainerError where the bags give no pair, or none fits the model."""
+    from grape_episode.reader import find_bags
+    from grape_trainer.config import TrainConfig
+    from grape_trainer.errors import TrainingError
+    from grape_trainer.iteration import IterationFiles
+    from grape_trainer.rig import Rollout
+    from grape_trainer.run_training import in_own_process
+
+    held, told = Registry(registry), replace(settings(preset), seed=seed)
+    found = [bag for path in bags for bag in ([path] if path.is_file() else find_bags(path))]
+    if not found:
+        raise TrainingError(f"{', '.join(map(str, bags))}: no bag here")
+    files = IterationFiles(out, 1)
+    for bag in found:
+        if bag.name not in files.rollouts():
+            files.add(Rollout(bag.name, str(bag.resolve())))
+    with console.progress("scoring") as bar:
+        entries = files.score(parent, objective, lambda done, total: bar(done, total, ""))
+    pairs = files.pair(entries, told)
+    for left in pairs.excluded:
+        console.errors.print(f"left out: {left.episode_id}: {left.reason}", style="yellow")
+    if not pairs.pairs:
+        raise TrainingError(f"{files.pairs_path}: no pair of a better and a worse episode from the same initial state")
+    config = TrainConfig(
+        model=str(model.resolve()),
+        pairs=str(files.pairs_path.resolve()),
+        output=str(files.train_folder.resolve()),
+        adapter=str(held.path(parent)) if parent else "",
+        preset=told.preset,
+        settings=told.to_dict(),
+        threads=1,
+    )
+    with console.progress("training") as bar:
+        result = in_own_process(
+            config,
+            lambda done, total, loss, drift: bar(done, total, f"loss {loss:.3f} drift {drift:+.3f}"),
+            lambda: False,
+        )
+    if result is None or not result.changed:
+        raise TrainingError(f"training kept the old weights: {result.reason if result else 'cancelled'}")
+    adapter_id = held.add(files.train_folder / "adapter")
+    console.console.print(f"{held.path(adapter_id)}: {result.updates} updates, {result.reason}")
+    return adapter_id

@@ -1,0 +1,120 @@
+"""What the package itself says over ROS: one episode on running nodes, and a watch over the steps of a policy."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any
+
+from grape_interfaces.action import RunEpisode
+from grape_interfaces.msg import PolicyStep
+from grape_interfaces.srv import LoadAdapter
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+from grape.gaps import Tick
+from grape_episode import topics
+from grape_episode.ros import EVENT, stamp_ns
+
+
+class NoAnswerError(Exception):
+    """An action server did not answer; the text names it and the domain."""
+
+
+class Client:
+    """A node in a domain of its own choice, spun by a thread; a context manager."""
+
+    def __init__(self, domain: int, name: str) -> None:
+        self.domain = domain
+        self._context = Context()
+        self._context.init(domain_id=domain)
+        self.node = Node(name, context=self._context, use_global_arguments=False)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def wait(self, future: Any, seconds: float, what: str) -> Any:
+        """The future's result. Raises NoAnswerError after ``seconds``."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(seconds):
+            raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s")
+        return future.result()
+
+
+def run_episode(
+    domain: int, goal: Mapping[str, Any], told: Callable[[int], None], deadline: float = 600.0
+) -> RunEpisode.Result:
+    """Run one episode; ``goal``: fields of RunEpisode.action; ``told`` hears every step's number.
+
+    Raises NoAnswerError naming the action where no policy node is up, refuses, or does not answer. Ctrl-C cancels."""
+    with Client(domain, "grape_run") as client:
+        action = ActionClient(client.node, RunEpisode, topics.RUN_EPISODE)
+        if not action.wait_for_server(15.0):
+            raise NoAnswerError(f"{topics.RUN_EPISODE}: no policy node in ROS domain {domain}: run `grape up` first")
+        sent = action.send_goal_async(RunEpisode.Goal(**goal), lambda said: told(int(said.feedback.step)))
+        handle = client.wait(sent, 15.0, topics.RUN_EPISODE)
+        if not handle.accepted:
+            raise NoAnswerError(f"{topics.RUN_EPISODE}: the policy node refused: it is busy or not active")
+        try:
+            return client.wait(handle.get_result_async(), deadline, topics.RUN_EPISODE).result
+        except KeyboardInterrupt:
+            client.wait(handle.cancel_goal_async(), 15.0, topics.RUN_EPISODE)
+            raise
+
+
+def load_adapter(client: Client, path: str, force: bool) -> LoadAdapter.Response:
+    """Load an adapter's folder into the policy of the client's domain. Raises NoAnswerError."""
+    service = client.node.create_client(LoadAdapter, topics.LOAD_ADAPTER)
+    try:
+        if not service.wait_for_service(15.0):
+            raise NoAnswerError(f"{topics.LOAD_ADAPTER}: no policy node in ROS domain {client.domain}")
+        return client.wait(service.call_async(LoadAdapter.Request(path=path, force=force)), 30.0, topics.LOAD_ADAPTER)
+    finally:
+        client.node.destroy_client(service)
+
+
+class StepWatch:
+    """Listens to the policy's steps in a domain; ``ticks`` holds them in order of arrival."""
+
+    def __init__(self, domain: int) -> None:
+        self._client = Client(domain, "grape_watch")
+        self.ticks: list[Tick] = []
+        self._client.node.create_subscription(PolicyStep, topics.POLICY_STEP, self._on_step, EVENT)
+
+    def _on_step(self, message: PolicyStep) -> None:
+        self.ticks.append(
+            Tick(
+                message.episode_id,
+                message.step,
+                stamp_ns(message.header.stamp),
+                message.adapter_id,
+                message.adapter_seq,
+            )
+        )
+
+    def __enter__(self) -> StepWatch:
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        self._client.__exit__(*problem)

@@ -1,0 +1,100 @@
+"""``grape up``, ``grape run`` and ``grape replay``: the nodes for people without ros2cli."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from grape import console
+from grape.up import Stack, StackConfig, StackError
+
+
+class ServeError(Exception):
+    """A command to the nodes that cannot be carried out; the text names the argument."""
+
+
+def serve(model: Path, registry: Path, lock_step: bool, domain: int, episodes: Path, trainer: bool) -> None:
+    """Start the nodes and keep them until Ctrl-C. Raises StackError when one does not come up, or ends."""
+    nodes = ("sim", "gate", "reward", "recorder", "policy", *(("trainer",) if trainer else ()))
+    config = StackConfig(
+        domain=domain,
+        log_dir=episodes.parent / "logs",
+        lock_step=lock_step,
+        model=model,
+        registry=registry,
+        episodes_root=episodes,
+        nodes=nodes,
+    )
+    console.console.print(f"starting {', '.join(nodes)} in ROS domain {domain}; logs in {config.log_dir}")
+    with Stack(config) as stack:
+        console.console.print('ready; Ctrl-C ends. In another shell: grape run "put the carrot on the plate"')
+        try:
+            while not (problem := stack.failed()):
+                time.sleep(0.5)
+        except KeyboardInterrupt:
+            console.console.print("ending the nodes")
+            return
+    raise StackError(problem)
+
+
+def task_of(instruction: str, task: str) -> str:
+    """The task that rewards an instruction. Raises ServeError where none is named and none has these words."""
+    from grape_sim.tasks import SIM_TASKS, sim_task
+
+    if task:
+        return sim_task(task).name
+    words = " ".join(instruction.lower().split())
+    for known in SIM_TASKS.values():
+        if known.instruction == words:
+            return known.name
+    told = "; ".join(f'"{known.instruction}" ({name})' for name, known in SIM_TASKS.items())
+    raise ServeError(f"{instruction!r} is no known task's instruction: name the task with --task. Known: {told}")
+
+
+def run_once(
+    instruction: str, task: str, state: int, variant: str, seed: int, temperature: float, record: bool, domain: int
+) -> None:
+    """One episode on the nodes that are up in ``domain``. Raises ServeError where it does not end by itself."""
+    name = task_of(instruction, task)
+    from grape.ros import run_episode
+
+    goal = {
+        "task": name,
+        "instruction": instruction,
+        "variant": variant,
+        "initial_state": state,
+        "seed": seed,
+        "temperature": temperature,
+        "record": record,
+    }
+    with console.progress("steps") as bar:
+        result = run_episode(domain, goal, lambda step: bar(step + 1, 60, ""))
+    shown = {-1: "unknown", 0: "no", 1: "yes"}
+    rows = [
+        ["ended", result.end_reason],
+        ["steps", str(result.steps)],
+        ["success (reward node)", shown[result.success_reward]],
+        ["success (world)", shown[result.success_world]],
+        ["grasped", shown[result.grasped]],
+        ["collision", shown[result.collision]],
+        ["adapter", result.adapter_id[:12] or "none"],
+        ["bag", result.bag_path or "not recorded"],
+    ]
+    console.table(result.episode_id, ["", ""], rows)
+    if result.end_reason not in ("success", "step_limit"):
+        raise ServeError(f"{result.episode_id}: {result.end_reason}: {result.detail}")
+
+
+def replay_bag(bag: Path, rate: float, domain: int) -> None:
+    """Play a bag in ``domain`` by the replay node. Raises ServeError with what the node said."""
+    command = [sys.executable, "-m", "grape_episode.replay_node", "--ros-args"]
+    command += ["-p", f"bag:={bag.absolute()}", "-p", f"rate:={rate}"]
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
+    console.console.print(f"playing {bag} in ROS domain {domain}")
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        raise ServeError(said[-1].removeprefix("grape_replay: ") if said else f"{bag}: status {done.returncode}")
