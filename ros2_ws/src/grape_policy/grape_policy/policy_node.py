@@ -11,6 +11,7 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,8 @@ class PolicyNode(LifecycleNode):
             self._policy = self._worker.submit(load_policy, *places).result()
         except (ValueError, RuntimeError, OSError) as problem:
             self.problem = " ".join(str(problem).split())
+            if not v("autostart"):  # else main says it, in the one line that a node that cannot start prints
+                self.get_logger().error(self.problem)
             return TransitionCallbackReturn.FAILURE
         serving = self._policy.switch.serving.adapter_id[:12] or "no adapter"
         self.get_logger().info(f"{folder}: base {self._policy.vla.base_hash[:12]}, {serving} serves")
@@ -161,15 +164,15 @@ class PolicyNode(LifecycleNode):
     def _on_execute(self, handle: Any) -> RunEpisode.Result:
         self._goal.begin()
         try:
-            report = self._worker.submit(self._rollout, handle).result()
+            return self._finish(handle, self._worker.submit(self._rollout, handle).result())
         except Exception as problem:
             handle.abort()
             self.get_logger().error(f"{topics.RUN_EPISODE}: {problem}")
-            return RunEpisode.Result(end_reason=ERROR, detail=str(problem), success_reward=-1, success_world=-1)
+            unknown = dict.fromkeys(("success_reward", "success_world", "grasped", "collision"), UNKNOWN)
+            return RunEpisode.Result(end_reason=ERROR, detail=str(problem), **unknown)
         finally:
             self._episode_id = ""
             self._goal.end()
-        return self._finish(handle, report)
 
     def _rollout(self, handle: Any) -> EpisodeReport:
         policy, settings = self._policy, EpisodeSettings.read(self._value)
@@ -180,14 +183,8 @@ class PolicyNode(LifecycleNode):
             now = int(self.get_clock().now().nanoseconds)
             identity = episode_identity(handle.request, self._value, policy.vla.base_hash, adapter, now)
             self._episode_id = identity.episode_id
-            ports = ros.RosPorts(
-                self,
-                self._outlets,
-                self._inbox,
-                policy,
-                settings,
-                lambda step, stage: self._feedback(handle, step, stage),
-            )
+            feedback = partial(self._feedback, handle)
+            ports = ros.RosPorts(self, self._outlets, self._inbox, policy, settings, feedback)
             return EpisodeRunner(self._inbox, ports, settings).run(identity, handle.request.record)
         finally:
             policy.switch.end_episode()
@@ -204,7 +201,7 @@ class PolicyNode(LifecycleNode):
             handle.canceled()
         else:
             handle.abort()
-        said = f"{report.identity.episode_id}: {report.reason} after {report.steps} steps: {report.detail}"
+        said = f"{report.identity.episode_id}: {report.reason}: {report.detail}"
         if report.reason in (SUCCESS, STEP_LIMIT, CANCELLED):
             self.get_logger().info(said)
         else:
