@@ -154,7 +154,8 @@ def _fill(
     model.load_state_dict(state, assign=True)
     model.reset_rotary(device)
     siglip = model.vision_backbone.fused_featurizer.embeddings
-    siglip.position_ids = torch.arange(siglip.num_positions, device=device).expand((1, -1))
+    positions = torch.arange(siglip.num_positions, device=device).expand((1, -1))
+    siglip.register_buffer("position_ids", positions, persistent=False)
 
 
 def _take(

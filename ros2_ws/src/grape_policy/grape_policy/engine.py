@@ -139,7 +139,7 @@ class Engine:
         config = self.vla.model.language_model.config
         weight = self.vla.model.embeddings.weight
         size = self.vla.model.language_model.model.layers[0].self_attn.head_dim
-        heads = config.num_key_value_heads
+        heads = config.num_key_value_heads or config.num_attention_heads
         return KvCache(config.num_hidden_layers, heads, length, size, weight.device, weight.dtype)
 
     @torch.inference_mode()

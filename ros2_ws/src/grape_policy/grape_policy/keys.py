@@ -92,7 +92,8 @@ def to_openvla(spec: VlaSpec, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
     The pooling head of the SigLIP tower, which OpenVLA's files carry and no output depends on, is written as zeros.
     """
-    rest, result = dict(state), {}
+    rest = dict(state)
+    result: dict[str, Tensor] = {}
     rest.pop(MASK_TOKEN, None)
     for rule in tower_rules(spec).values():
         parts = [rest.pop(target) for target in rule.targets]

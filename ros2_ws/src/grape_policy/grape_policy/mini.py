@@ -41,7 +41,7 @@ class MiniSize:
 
 def mini_config(size: MiniSize, name: str, statistics: dict[str, Any]) -> dict[str, Any]:
     """Contents of `config.json`; statistics: as in `dataset_statistics.json`."""
-    tower = {"width": size.width, "depth": size.depth, "heads": size.heads, "patch": 14, "mlp_ratio": 4}
+    tower: dict[str, Any] = {"width": size.width, "depth": size.depth, "heads": size.heads, "patch": 14, "mlp_ratio": 4}
     tower |= {"image_size": size.image_size, "layer_norm_eps": 1e-6}
     return {
         "architectures": ["OpenVLAForActionPrediction"],

@@ -108,11 +108,12 @@ def _images(cache: Path, paths: list[Path], counts: list[int]) -> NDArray[np.uin
     return np.load(cache, mmap_mode="r")
 
 
-def action_statistics(actions: NDArray[np.float32], episodes: int) -> dict[str, Any]:
+def action_statistics(actions: NDArray[Any], episodes: int) -> dict[str, Any]:
     """One entry of `dataset_statistics.json`: percentiles of (N, 7) actions, the gripper left as it is.
 
     A dimension whose percentiles lie within 0.005 (metres, radians) gets -0.1 and 0.1 instead.
     """
+    actions = actions.astype(np.float64)
     q01, q99 = np.quantile(actions, 0.01, axis=0), np.quantile(actions, 0.99, axis=0)
     # A dimension that hardly moves would spread its noise over all bins.
     still = q99 - q01 < STILL

@@ -110,7 +110,7 @@ class Trainer:
         """Losses by name, and logits (B, 7, V) in fp32."""
         instruction = torch.from_numpy(self.demos.instruction[index])
         tokens = self.tokens[index]
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.precision == "bf16"):
             patches = self.model.patch_embeddings(self._pixels(index, augment))
             hidden = self.model.hidden_after(patches, [self.prompts[int(i)] for i in instruction], tokens)
             logits = self.model.language_model.lm_head(hidden).float()

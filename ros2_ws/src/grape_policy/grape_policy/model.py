@@ -8,7 +8,7 @@ need no mask.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,14 @@ from transformers import (
     SiglipVisionModel,
 )
 from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
     LlamaModel,
     LlamaRotaryEmbedding,
     apply_rotary_pos_emb,
 )
 
 from grape_policy.config import TowerSpec, VlaSpec
+
+ATTENTION = "sdpa"
 
 
 class KeyValueStore(Protocol):
@@ -48,14 +49,15 @@ def _dinov2(tower: TowerSpec) -> Dinov2WithRegistersModel:
         image_size=tower.image_size,
         patch_size=tower.patch,
         num_register_tokens=tower.registers,
-        attn_implementation="sdpa",
     )
+    config._attn_implementation = ATTENTION
     model = Dinov2WithRegistersModel(config)
     if tower.mlp_width % tower.width:
         # transformers knows whole ratios only
         for layer in model.encoder.layer:
-            layer.mlp.fc1 = nn.Linear(tower.width, tower.mlp_width)
-            layer.mlp.fc2 = nn.Linear(tower.mlp_width, tower.width)
+            mlp = layer.get_submodule("mlp")
+            mlp.fc1 = nn.Linear(tower.width, tower.mlp_width)
+            mlp.fc2 = nn.Linear(tower.mlp_width, tower.width)
     return model
 
 
@@ -71,8 +73,8 @@ def _siglip(tower: TowerSpec) -> SiglipVisionModel:
         image_size=tower.image_size,
         patch_size=tower.patch,
         vision_use_head=False,
-        attn_implementation="sdpa",
     )
+    config._attn_implementation = ATTENTION
     return SiglipVisionModel(config)
 
 
@@ -146,7 +148,8 @@ def _rotary(llama: LlamaModel, embeddings: Tensor, start: int) -> tuple[Tensor, 
     return llama.rotary_emb(embeddings, position_ids=positions)
 
 
-def _layer_at(layer: LlamaDecoderLayer, hidden: Tensor, rotary: tuple[Tensor, Tensor], at: Tensor) -> Tensor:
+def _layer_at(layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], at: Tensor) -> Tensor:
+    """A LlamaDecoderLayer, its queries at `at` only."""
     attention, (batch, count) = layer.self_attn, at.shape
     normed = layer.input_layernorm(hidden)
     rows = torch.arange(batch, device=at.device)[:, None]
@@ -180,7 +183,9 @@ class OpenVla(nn.Module):
         self.spec = spec
         self.vision_backbone = VisionBackbone(spec)
         self.projector = Projector(spec.vision_width, spec.hidden_size)
-        self.language_model = LlamaForCausalLM(LlamaConfig(**spec.text, attn_implementation="sdpa"))
+        config = LlamaConfig(**spec.text)
+        config._attn_implementation = ATTENTION
+        self.language_model = LlamaForCausalLM(config)
 
     def reset_rotary(self, device: torch.device | str) -> None:
         """Make the rotary frequencies afresh in fp32: casts of the module round them, which shifts logits by 5e-3."""

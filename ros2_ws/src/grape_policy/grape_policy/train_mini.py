@@ -32,7 +32,8 @@ from grape_policy.mini_run import Trainer
 class TrainSettings:
     """Settings of a run. batch: frames a step over all processes; decay: last share of the steps in which the
     learning rate falls linearly to a fiftieth; blur: standard deviation in bins of the targets at the start, falling
-    linearly to 0 at the beginning of the decay; auxiliary: weight of the auxiliary losses."""
+    linearly to 0 at the beginning of the decay; auxiliary: weight of the auxiliary losses; precision: of the products,
+    bf16 or fp32."""
 
     demos: Path
     out: Path
@@ -51,6 +52,7 @@ class TrainSettings:
     validate_every: int = 250
     save_every: int = 250
     snapshot_every: int = 1000
+    precision: str = "bf16"
     name: str = "grape-mini"
     size: MiniSize = MiniSize()  # noqa: RUF009  (frozen)
 
@@ -152,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
         ("processes", "single-threaded processes"),
         ("snapshot_every", "steps between loadable checkpoints in RUN; 0: none"),
         ("validate_every", "steps between validations"),
+        ("precision", "of the products: bf16 or fp32"),
         ("name", "name of the model and key of its statistics"),
     ):
         value = getattr(default, name)
