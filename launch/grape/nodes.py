@@ -77,8 +77,8 @@ def parameters(
 ) -> Parameters:
     """What a parameter file cannot know, for every node: paths and the mode. It comes after the file.
 
-    ``episodes``: folder of the bags; ``threads``: of the policy's inference. The world itself is the clock, so it
-    never uses simulated time."""
+    ``episodes``: folder of the bags, beside which the trainer's runs lie; ``threads``: of the policy's inference. The
+    world itself is the clock, so it never uses simulated time."""
     every: Parameters = {
         "sim": {},
         "gate": {"profile": str(profile)},
@@ -89,7 +89,9 @@ def parameters(
     for key, values in every.items():
         values["lock_step"] = lock_step
         values["use_sim_time"] = use_sim_time and key != "sim"
-    every["trainer"] = {"registry": str(registry or ""), "use_sim_time": False}
+    # the trainer has its own clock: it waits for people's time, not for the world's
+    trainer = {"model": str(model), "registry": str(registry or ""), "runs": str(episodes.parent)}
+    every["trainer"] = {**trainer, "use_sim_time": False}
     return every
 
 

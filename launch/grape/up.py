@@ -8,6 +8,9 @@ with bring_up(StackConfig(domain=7, log_dir=Path("runs/up"), lock_step=True, mod
 from __future__ import annotations
 
 import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -63,6 +66,7 @@ class Stack:
         self.config = config
         self.processes: list[NodeProcess] = []
         self._modules = dict(modules or {})
+        self._handlers: dict[int, object] = {}
 
     def start(self) -> Stack:
         """Starts every process, then waits in order until each answers, then activates the lifecycle nodes.
@@ -73,6 +77,7 @@ class Stack:
             commands = [self._command(spec) for spec in specs]
         except (NodesError, PathError) as error:
             raise StackError(str(error)) from None
+        self._handlers = _exit_on_signals()
         try:
             # all at once: they find each other through discovery, and their imports use every core
             self.processes = [NodeProcess(command) for command in commands]
@@ -90,6 +95,9 @@ class Stack:
         """Ends every node, the one that acts first; names of those that had to be killed after ``grace`` seconds."""
         killed = stop(self.processes, grace)
         self.processes = []
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._handlers = {}
         return killed
 
     def process(self, key: str) -> NodeProcess:
@@ -168,6 +176,19 @@ def environment(domain: int, log_dir: Path) -> dict[str, str]:
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
         found[name] = os.environ.get(name, str(profile))
     return found
+
+
+def _exit_on_signals() -> dict[int, object]:
+    """SIGTERM and SIGHUP end this process as an exit does, so that the nodes end with it; the handlers before.
+
+    Handlers that somebody has set are left alone, and threads other than the main one cannot set any."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    changed: dict[int, object] = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            changed[number] = signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    return changed
 
 
 @contextmanager

@@ -1,8 +1,12 @@
 """Bringing up, over real ROS, with small nodes in place of the house's own."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +111,33 @@ def test_a_node_that_never_answers_ends_in_one_line(stack_of, monkeypatch):
     with pytest.raises(StackError, match="grape_sim: did not get ready within 1 s: it printed nothing"):
         stack_of(sim=SILENT, nodes=("sim",)).start()
     assert time.monotonic() - start < 30.0
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from grape.up import Stack, StackConfig
+folder, domain = Path(sys.argv[1]), int(sys.argv[2])
+config = StackConfig(domain, folder / "logs", True, folder, None, folder, ("sim",))
+with Stack(config, {"sim": "stand_in_sim"}) as stack:
+    print(stack.processes[0].process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_terminated_owner_takes_its_nodes_along(stack_of, tmp_path, domain):
+    stack_of()  # writes the stand-in
+    owner = subprocess.Popen([sys.executable, "-c", OWNER, tmp_path, str(domain)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert owner.stdout is not None
+        node = Path("/proc") / owner.stdout.readline().strip()
+        assert node.name and node.exists()
+        owner.terminate()
+        assert owner.wait(30) == 128 + signal.SIGTERM
+        assert not node.exists()
+    finally:
+        owner.kill()
+        owner.wait()
 
 
 def test_an_unknown_node_starts_nothing(stack_of, tmp_path):
