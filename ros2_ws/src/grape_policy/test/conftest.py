@@ -40,8 +40,8 @@ from grape_episode.ros import CAMERA, CLOCK, EVENT, JOINTS, LATCHED, image_to_ms
 from grape_episode.testing import wait_for
 
 PERIOD = 200_000_000
-TICK = 0.02
-"""Seconds of the wall for 10 ms of the world: half its pace, so that a busy machine is in time, and so that whoever
+TICK = 0.04
+"""Seconds of the wall for 10 ms of the world: a quarter of its pace, so that a busy machine is in time, and so that whoever
 does not follow the ROS clock is out of it."""
 
 

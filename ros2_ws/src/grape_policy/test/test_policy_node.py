@@ -30,7 +30,13 @@ from grape_policy.testing import write_random_checkpoint
 pytestmark = pytest.mark.ros
 
 PERIOD = 200_000_000
-LIMITS = {"camera_deadline": 1.5, "deadline": 2.0, "service_deadline": 5.0, "record_deadline": 5.0}
+LIMITS = {
+    "camera_deadline": 4.0,
+    "gate_deadline": 10.0,
+    "deadline": 3.0,
+    "service_deadline": 5.0,
+    "record_deadline": 5.0,
+}
 
 
 def write_adapter(folder: Path, base: Vla, seed: int) -> Path:
@@ -173,20 +179,21 @@ def test_cancel_is_taken_at_once_and_ends_the_episode(running: Any) -> None:
 
 
 def test_real_time_swaps_between_two_inferences_without_losing_a_tick(running: Any, files: SimpleNamespace) -> None:
-    handle = running.start(step_limit=16)
+    handle = running.start(step_limit=13)
     running.beats.clear()
-    wait_for(lambda: len(running.seen.steps) >= 5, "five steps")
+    wait_for(lambda: len(running.seen.steps) >= 3, "three steps")
     refused = running.call(running.load, LoadAdapter.Request(path=str(files.foreign), force=True))
     assert not refused.accepted and "base" in refused.reason and "\n" not in refused.reason
     forced = running.call(running.load, LoadAdapter.Request(path=str(files.good), force=True))
     assert forced.accepted and not forced.pending and forced.adapter.serving
-    wait_for(lambda: len(running.seen.steps) >= 10, "ten steps")
+    wait_for(lambda: len(running.seen.steps) >= 7, "seven steps")
     waits = running.call(running.load, LoadAdapter.Request(path=str(files.better)))
     assert waits.accepted and waits.pending and not waits.adapter.serving
     result = running.result(handle)[1]
     seen = running.seen
     names = [step.adapter_id for step in seen.steps]
-    assert result.end_reason == "step_limit" and set(names) == {"", forced.adapter.adapter_id}
+    assert result.end_reason == "step_limit", result.detail
+    assert set(names) == {"", forced.adapter.adapter_id}
     assert names == sorted(names), "one flip, and the pending one only after the end"
     assert seen.outcomes[0].mixed_adapter
     gaps = np.diff([stamp_ns(step.header.stamp) for step in seen.steps]) / PERIOD
@@ -225,7 +232,7 @@ def test_a_camera_that_stops_ends_the_episode(running: Any) -> None:
 
 
 def test_an_interrupt_ends_the_episode_first(running: Any) -> None:
-    running.start(step_limit=1000)
+    assert running.start(step_limit=1000).accepted
     wait_for(lambda: len(running.seen.steps) >= 2, "two steps")
     running.process.process.terminate()
     assert running.process.wait(15.0) == 0, running.process.output
