@@ -17,5 +17,5 @@ setup(
     description="Preferences, TPO, adapter registry, the K-iteration loop.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": []},
+    entry_points={"console_scripts": ["trainer_node = grape_trainer.trainer_node:main"]},
 )

@@ -184,7 +184,8 @@ def build(
             for j in order[len(order) - size :]:
                 if ranked.better(i, j, min_margin):
                     margin = float(ranked.scores[i] - ranked.scores[j])
-                    pairs.append(Pair(candidates[i].episode_id, candidates[j].episode_id, *group, margin))
+                    task, variant, state = group
+                    pairs.append(Pair(candidates[i].episode_id, candidates[j].episode_id, task, variant, state, margin))
     return PairSet(
         ranking=ranking,
         m=m,

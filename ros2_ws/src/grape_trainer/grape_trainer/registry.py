@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,14 @@ class Registry:
         self._move(before, "rollback")
         return before
 
-    def entries(self) -> list[Entry]:
+    def list(self) -> Sequence[Entry]:
         """All adapters, oldest first by their manifest's time."""
         entries = [self._entry(folder) for folder in self._folders()]
         return sorted(entries, key=lambda e: (str(e.manifest.get("created", "")), e.adapter_id))
 
-    def verify(self) -> list[Entry]:
+    def verify(self) -> Sequence[Entry]:
         """The entries that are damaged, and the current one when it is missing; empty when all is well."""
-        bad = [entry for entry in self.entries() if entry.problem]
+        bad = [entry for entry in self.list() if entry.problem]
         current = self.current
         if current and not (self.root / current).is_dir():
             bad.append(Entry(current, self.root / current, {}, True, f"{CURRENT} points to it, but it is not there"))
@@ -165,12 +165,13 @@ class Registry:
             (self.root / CURRENT).unlink(missing_ok=True)
             sync_folder(self.root)
 
-    def _stack(self) -> list[str]:
+    def _stack(self) -> Sequence[str]:
         """What served, in order, without what was rolled back; the last is the current one."""
         moves = read_lines(self.root / HISTORY)
         current = self.current
-        if moves and moves[-1]["to"] != current:
-            moves.pop()
+        # a move happened when what came after it began where it led to
+        later = [*(move["from"] for move in moves[1:]), current]
+        moves = [move for move, after in zip(moves, later, strict=False) if move["to"] == after]
         stack = [""]
         for move in moves:
             if move["action"] == "rollback" and len(stack) > 1:

@@ -36,7 +36,7 @@ class Settings:
     """Weight of the mean token cross-entropy of the chosen trajectory; 0: off."""
 
     lora_rank: int = 32
-    lora_alpha: float = 32.0
+    lora_alpha: int = 32
     train_towers: bool = False
     """LoRA on the vision towers as well as on projector and language model."""
 
@@ -97,7 +97,7 @@ class Settings:
             "checkpoint_every",
         ):
             check(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("beta", "lora_alpha", "learning_rate"):
+        for name in ("beta", "learning_rate"):
             check(getattr(self, name) > 0, name, "above 0")
         for name in (
             "min_margin",

@@ -6,13 +6,16 @@ it runs, ``checkpoints/``: started again after any end, the same command goes on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import hashlib
 import json
+import os
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +24,17 @@ import torch
 from grape_policy.adapters import AdapterError, AdapterManifest, adapter_hash, read_adapter
 from grape_policy.checkpoint import CheckpointError, Vla, load_checkpoint
 from grape_trainer import peft_folder
+from grape_trainer.config import TrainConfig, read_config
 from grape_trainer.errors import SettingsError, TrainerError, TrainingError
 from grape_trainer.files import read_json, write_json
 from grape_trainer.learner import Learner
 from grape_trainer.pairs import PairSet, read_pairs
-from grape_trainer.settings import Settings, settings
-from grape_trainer.training import Result, Training
+from grape_trainer.result import RESULT, Result, read_result
+from grape_trainer.settings import Settings
+from grape_trainer.training import Training
 from grape_trainer.trajectories import ByteCache, Library
 
-RESULT = "result.json"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 Progress = Callable[[int, int, dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What the training process is told. ``model``: checkpoint folder; ``adapter``: PEFT folder to go on with,
-    empty for a new one; ``threads``: of torch, 0 leaves them; ``settings``: overrides of ``preset``."""
-
-    model: str
-    pairs: str
-    output: str
-    adapter: str = ""
-    preset: str = "default"
-    settings: dict[str, Any] = field(default_factory=dict)
-    threads: int = 1
-    device: str = "cpu"
-    dtype: str = "float32"
-
-    def resolved(self) -> Settings:
-        """Raises SettingsError naming a preset or field."""
-        return settings(self.preset, **{k: v for k, v in self.settings.items() if k != "preset"})
-
-    def write(self, path: Path) -> Path:
-        write_json(path, dataclasses.asdict(self))
-        return path
-
-
-def read_config(path: Path) -> TrainConfig:
-    """Raises SettingsError naming the file and the field."""
-    data = read_json(path, SettingsError)
-    fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
-    for name, value in data.items():
-        if name not in fields:
-            raise SettingsError(f"{path}: unknown field {name!r}: one of {', '.join(fields)}")
-        wanted = {"settings": dict, "threads": int}.get(name, str)
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise SettingsError(f"{path}: field {name}: expected {wanted.__name__}, not {value!r}")
-    for name in ("model", "pairs", "output"):
-        if not data.get(name):
-            raise SettingsError(f"{path}: field {name} is missing")
-    config = TrainConfig(**data)
-    if config.dtype not in DTYPES:
-        raise SettingsError(f"{path}: field dtype: one of {', '.join(DTYPES)}, not {config.dtype!r}")
-    config.resolved()
-    return config
 
 
 def train(config: TrainConfig, progress: Progress = lambda done, total, metrics: None) -> Result:
@@ -88,7 +47,7 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, metrics:
     output = Path(config.output)
     pairs = read_pairs(Path(config.pairs))
     try:
-        vla = load_checkpoint(Path(config.model), config.device, DTYPES[config.dtype])
+        vla = load_checkpoint(Path(config.model), config.device, getattr(torch, config.dtype))
         parent = Path(config.adapter) if config.adapter else None
         parent_id = adapter_hash(parent) if parent else ""
         if parent:
@@ -99,6 +58,21 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, metrics:
     if (output / RESULT).exists():
         return _finished(output, mark)
     output.mkdir(parents=True, exist_ok=True)
+    with _alone(output):
+        return _train(config, resolved, pairs, vla, parent, parent_id, mark, progress)
+
+
+def _train(
+    config: TrainConfig,
+    resolved: Settings,
+    pairs: PairSet,
+    vla: Vla,
+    parent: Path | None,
+    parent_id: str,
+    mark: str,
+    progress: Progress,
+) -> Result:
+    output = Path(config.output)
     cache = ByteCache(resolved.cache_mb * 2**20)
     learner = Learner(vla, resolved, cache, parent)
     paths = {c.episode_id: c.path for c in pairs.candidates}
@@ -134,6 +108,22 @@ def _write_adapter(
     read_adapter(folder, vla.base_hash)
 
 
+@contextlib.contextmanager
+def _alone(output: Path, patience: float = 30.0) -> Iterator[None]:
+    """Hold the output folder's lock: a run whose starter was killed may still be on its way out."""
+    with open(output / ".lock", "w") as lock:
+        end = time.monotonic() + patience
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise TrainingError(f"{output}: another process trains into this folder") from None
+                time.sleep(0.1)
+        yield
+
+
 def _fingerprint(config: TrainConfig, resolved: Settings, pairs: PairSet, base_hash: str, parent: str) -> str:
     """Everything that decides the result, save where the files lie."""
     told: Mapping[str, Any] = {
@@ -148,29 +138,33 @@ def _fingerprint(config: TrainConfig, resolved: Settings, pairs: PairSet, base_h
 
 
 def _finished(output: Path, mark: str) -> Result:
-    held = read_json(output / RESULT, TrainingError)
-    if held.pop("fingerprint", None) != mark:
+    if read_json(output / RESULT, TrainingError).get("fingerprint") != mark:
         raise TrainingError(
             f"{output / RESULT}: of a run with other settings, pairs or model; give another output folder"
         )
-    try:
-        return Result(**held)
-    except TypeError as error:
-        raise TrainingError(f"{output / RESULT}: {error}") from None
+    return read_result(output)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0, 1 where training failed, 2 for wrong use; one line on stderr."""
     parser = argparse.ArgumentParser(prog="grape_trainer.train", description="Trajectory-wise preference optimisation.")
     parser.add_argument("config", type=Path, metavar="CONFIG.json")
+    parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one ends")
     options = parser.parse_args(arguments)
+    parent = os.getppid() if options.with_parent else 0
     try:
         config = read_config(options.config)
     except SettingsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        with _bar() as progress:
+        with _bar() as shown:
+
+            def progress(done: int, total: int, metrics: dict[str, Any]) -> None:
+                if parent and os.getppid() != parent:
+                    raise TrainingError("the process that started this one has ended; start again to go on")
+                shown(done, total, metrics)
+
             result = train(config, progress)
     except (TrainerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

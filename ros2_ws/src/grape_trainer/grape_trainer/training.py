@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +18,9 @@ from grape_trainer.errors import NonFiniteError, TrainingError
 from grape_trainer.files import append_line, read_lines, write_lines
 from grape_trainer.learner import Learner
 from grape_trainer.pairs import Pair, PairSet
+from grape_trainer.result import DRIFT, FINISHED, KL, TIME, Result
 from grape_trainer.settings import Settings
 from grape_trainer.trajectories import Library, Trajectory
-
-FINISHED, DRIFT, KL, TIME = "finished", "drift", "kl", "time"
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended: ``reason`` for people, ``status`` one of finished, drift, kl, time.
-
-    ``updates`` were done, the weights are those after ``kept_update`` of them; ``changed`` is False when they are
-    those it began with. ``figures``: the last check and the last update."""
-
-    status: str
-    reason: str
-    updates: int
-    kept_update: int
-    changed: bool
-    pairs: int
-    held_pairs: int
-    figures: dict[str, Any]
-    seconds: float
 
 
 class Training:
@@ -166,6 +146,7 @@ class Training:
         mean = _mean
         return {
             "update": number + 1,
+            "updates": len(self.batches),
             "loss": tpo.batch_loss(figures, self.loss),
             "preference_loss": mean(f.preference_loss for f in figures),
             "supervised_loss": mean(f.supervised_loss for f in figures),

@@ -1,0 +1,364 @@
+"""The K-iteration align loop (Algorithm 1): collect, score, pair, train, swap; any end of it can be gone on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from grape_policy.adapters import AdapterError, read_manifest
+from grape_trainer import run_training
+from grape_trainer.config import TrainConfig
+from grape_trainer.errors import LoopError, SettingsError
+from grape_trainer.files import read_json, write_json
+from grape_trainer.iteration import IterationFiles
+from grape_trainer.pairs import Excluded, PairSet
+from grape_trainer.ranking import Candidate
+from grape_trainer.registry import Registry
+from grape_trainer.result import Result
+from grape_trainer.rig import Rig, Rollout, rollout_jobs
+from grape_trainer.settings import Settings
+
+STATE, SUMMARY = "align.json", "summary.json"
+PHASES = ("collect", "score", "pair", "train", "swap")
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """One run of the loop. ``model``: checkpoint folder of the policy that the rig serves; ``folder``: of the run,
+    an unfinished one in it is gone on with; initial states are ``first_state`` on, others in each iteration."""
+
+    model: Path
+    registry: Path
+    folder: Path
+    tasks: tuple[str, ...]
+    iterations: int = 1
+    states: int = 8
+    rollouts: int = 4
+    first_state: int = 100_000
+    objective: str = "task_completion"
+    variant: str = ""
+    temperature: float = 1.0
+    step_limit: int = 0
+    seed: int = 0
+    settings: Settings = field(default_factory=Settings)
+    threads: int = 1
+    device: str = "cpu"
+    dtype: str = "float32"
+    in_process: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise SettingsError("tasks: at least one task must be given")
+        for name, least in (("iterations", 1), ("states", 1), ("rollouts", 2), ("first_state", 0), ("threads", 0)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name}: must be at least {least}, not {getattr(self, name)}")
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that decides the result."""
+        told = dataclasses.asdict(self)
+        for name in ("folder", "registry", "in_process", "threads", "device"):
+            del told[name]
+        return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a canary says of a new adapter; ``figures`` go into the manifest."""
+
+    accepted: bool
+    reason: str
+    figures: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``fraction`` of the phase, 0 to 1."""
+
+    iteration: int
+    phase: str
+    fraction: float
+    message: str
+
+
+@dataclass(frozen=True)
+class AlignResult:
+    """``adapter_id`` serves at the end (empty: the base model); ``changed``: another one than at the start."""
+
+    changed: bool
+    adapter_id: str
+    reason: str
+    folder: Path
+    iterations: tuple[dict[str, Any], ...]
+
+
+Canary = Callable[[Path], Verdict]
+"""Judges an adapter's folder before it is swapped in. It may load it into the rig: the loop loads what serves."""
+
+
+class Cancelled(Exception):
+    """The rig was told to stop."""
+
+
+class Stop(Exception):
+    """The loop ends early and keeps the adapter that serves."""
+
+
+class Align:
+    """One run. ``report`` hears of progress; ``canary`` may refuse an adapter."""
+
+    def __init__(
+        self,
+        config: AlignConfig,
+        rig: Rig,
+        report: Callable[[Progress], None] = lambda progress: None,
+        canary: Canary | None = None,
+    ) -> None:
+        self.config, self.rig, self.report, self.canary = config, rig, report, canary
+        self.registry = Registry(config.registry)
+        self.path = config.folder / STATE
+        self.state = self._state()
+
+    def run(self) -> AlignResult:
+        """All iterations that are left.
+
+        Raises TrainerError of the phase that failed; the adapter that served goes on serving, and the next run
+        of the same configuration goes on at that phase."""
+        config, state = self.config, self.state
+        if state["ended"]:
+            return self._result(state["reason"])
+        try:
+            self._serve_current()
+            while len(state["iterations"]) < config.iterations:
+                self._iterate(len(state["iterations"]) + 1)
+            reason = f"all {config.iterations} iterations done"
+            state["ended"] = True
+        except Stop as stop:
+            reason = str(stop)
+            state["ended"] = True
+        except Cancelled:
+            reason = f"cancelled in phase {state['phase']} of iteration {len(state['iterations']) + 1}"
+        kept = self.registry.current
+        if not state["ended"] or reason.startswith("stopped"):
+            reason += f"; {kept[:12] or 'the base model'} goes on serving"
+        state["reason"] = reason
+        self._save()
+        return self._result(reason)
+
+    def _iterate(self, number: int) -> None:
+        files = IterationFiles(self.config.folder, number)
+        if self.state["iteration"] != number:
+            # kept: after a crash just behind the swap the registry names the new one
+            self.state |= {"iteration": number, "sampled_with": self.registry.current}
+        before = self.state["sampled_with"]
+        summary: dict[str, Any] = {"iteration": number, "adapter_before": before, "adapter_after": before}
+        try:
+            self._phase(number, "collect", lambda: self._collect(files))
+            entries = self._phase(number, "score", lambda: self._score(files, before))
+            pairs = self._phase(number, "pair", lambda: files.pair(entries, self.config.settings))
+            summary |= _pair_summary(pairs)
+            if not pairs.pairs:
+                raise Stop(_no_pairs(pairs, number))
+            result = self._phase(number, "train", lambda: self._train(files, before))
+            summary["training"] = dataclasses.asdict(result)
+            if not result.changed:
+                raise Stop(f"stopped in iteration {number}: training kept the old weights: {result.reason}")
+            self._phase(number, "swap", lambda: self._swap(files, number, summary))
+        except Stop as stop:
+            summary["reason"] = str(stop)
+            self._finish(files, summary)
+            raise
+        self._finish(files, summary)
+
+    def _finish(self, files: IterationFiles, summary: dict[str, Any]) -> None:
+        summary["adapter_after"] = self.registry.current
+        summary["seconds"] = self.state["seconds"]
+        write_json(files.summary_path, summary)
+        self.state["iterations"].append(summary)
+        self.state["seconds"] = {}
+        self._save()
+
+    def _phase(self, number: int, phase: str, work: Callable[[], Any]) -> Any:
+        self._check()
+        self.state["phase"] = phase
+        self._save()
+        self.report(Progress(number, phase, 0.0, ""))
+        begun = time.monotonic()
+        try:
+            return work()
+        finally:
+            seconds = self.state["seconds"]
+            seconds[phase] = round(seconds.get(phase, 0.0) + time.monotonic() - begun, 3)
+
+    def _collect(self, files: IterationFiles) -> None:
+        config, number = self.config, files.number
+        jobs = rollout_jobs(
+            config.tasks,
+            config.states,
+            config.rollouts,
+            config.first_state + (number - 1) * config.states,
+            config.seed,
+            config.variant,
+            config.objective,
+            config.temperature,
+            config.step_limit,
+        )
+        missing = files.missing(jobs)
+        done = len(jobs) - len(missing)
+
+        def told(rollout: Rollout) -> None:
+            nonlocal done
+            if rollout.bag:
+                files.add(rollout)
+            done += 1
+            said = f"{rollout.episode_id or rollout.key}: {rollout.end_reason} {rollout.detail}".strip()
+            self.report(Progress(number, "collect", done / len(jobs), said))
+
+        if missing and not files.scores_path.exists():
+            self.rig.collect(missing, told)
+            self._check()
+
+    def _score(self, files: IterationFiles, sampled_with: str) -> list[Candidate | Excluded]:
+        def told(done: int, total: int) -> None:
+            self._check()
+            self.report(Progress(files.number, "score", done / total, f"{done} of {total} episodes"))
+
+        return files.score(sampled_with, self.config.objective, told)
+
+    def _train(self, files: IterationFiles, before: str) -> Result:
+        config = self.config
+        told = TrainConfig(
+            model=str(config.model.resolve()),
+            pairs=str(files.pairs_path.resolve()),
+            output=str(files.train_folder.resolve()),
+            adapter=str(self.registry.path(before)) if before else "",
+            preset=config.settings.preset,
+            settings=config.settings.to_dict(),
+            threads=config.threads,
+            device=config.device,
+            dtype=config.dtype,
+        )
+
+        def progress(done: int, total: int, loss: float, drift: float) -> None:
+            text = f"update {done} of {total}, loss {loss:.3f}, drift of the chosen side {drift:+.3f} nats a step"
+            self.report(Progress(files.number, "train", done / max(1, total), text))
+
+        run = run_training.in_process if config.in_process else run_training.in_own_process
+        result = run(told, progress, self.rig.cancelled)
+        if result is None:
+            raise Cancelled
+        return result
+
+    def _swap(self, files: IterationFiles, number: int, summary: dict[str, Any]) -> None:
+        folder = files.train_folder / "adapter"
+        verdict = Verdict(True, "no canary")
+        if self.canary is not None:
+            self.report(Progress(number, "swap", 0.1, "canary"))
+            try:
+                verdict = self.canary(folder)
+                self._check()
+            except BaseException:
+                self._serve_current()
+                raise
+        try:
+            manifest = dataclasses.replace(read_manifest(folder), verdict=dataclasses.asdict(verdict))
+        except AdapterError as error:
+            raise LoopError(str(error)) from None
+        write_json(folder / "manifest.json", dataclasses.asdict(manifest))
+        summary["canary"] = dataclasses.asdict(verdict)
+        adapter_id = self.registry.add(folder)
+        summary["adapter_trained"] = adapter_id
+        if not verdict.accepted:
+            self._serve_current()
+            raise Stop(f"stopped in iteration {number}: the canary refused the new adapter: {verdict.reason}")
+        self.report(Progress(number, "swap", 0.9, f"loading {adapter_id[:12]}"))
+        ack = self.rig.load_adapter(self.registry.path(adapter_id))
+        if not ack.accepted or ack.adapter_id != adapter_id:
+            reason = ack.reason or f"it serves {ack.adapter_id[:12] or 'the base model'} instead"
+            self._serve_current()
+            raise Stop(f"stopped in iteration {number}: the policy refused {adapter_id[:12]}: {reason}")
+        self.registry.promote(adapter_id)
+        self.report(Progress(number, "swap", 1.0, f"{adapter_id[:12]} serves"))
+
+    def _serve_current(self) -> None:
+        """What the registry says is what serves: after a crash between the two, or a canary's trial."""
+        path = self.registry.current_path
+        ack = self.rig.load_adapter(path)
+        if not ack.accepted:
+            raise LoopError(f"{path or 'the base model'}: the policy refused what should be serving: {ack.reason}")
+
+    def _check(self) -> None:
+        if self.rig.cancelled():
+            raise Cancelled
+
+    def _state(self) -> dict[str, Any]:
+        mark = self.config.fingerprint
+        if not self.path.exists():
+            return {
+                "fingerprint": mark,
+                "adapter_before": self.registry.current,
+                "iteration": 0,
+                "sampled_with": "",
+                "phase": "",
+                "iterations": [],
+                "seconds": {},
+                "ended": False,
+                "reason": "",
+            }
+        state = read_json(self.path, LoopError)
+        if state.get("fingerprint") != mark:
+            raise LoopError(f"{self.path}: of a run with another configuration; give another folder")
+        return state
+
+    def _save(self) -> None:
+        write_json(self.path, self.state)
+
+    def _result(self, reason: str) -> AlignResult:
+        serving = self.registry.current
+        changed = serving != self.state["adapter_before"]
+        result = AlignResult(changed, serving, reason, self.config.folder, tuple(self.state["iterations"]))
+        told = {**dataclasses.asdict(result), "folder": str(result.folder), "iterations": list(result.iterations)}
+        write_json(self.config.folder / SUMMARY, told)
+        return result
+
+
+def align(
+    config: AlignConfig,
+    rig: Rig,
+    report: Callable[[Progress], None] = lambda progress: None,
+    canary: Canary | None = None,
+) -> AlignResult:
+    """Run or go on with the loop; see :class:`Align`."""
+    return Align(config, rig, report, canary).run()
+
+
+def _pair_summary(pairs: PairSet) -> dict[str, Any]:
+    reasons: dict[str, int] = {}
+    for entry in pairs.excluded:
+        reasons[entry.reason] = reasons.get(entry.reason, 0) + 1
+    return {
+        "episodes": len(pairs.candidates),
+        "successes": sum(c.success for c in pairs.candidates),
+        "pairs": len(pairs.pairs),
+        "tasks": pairs.tasks(),
+        "excluded": reasons,
+        "shares": pairs.shares,
+        "warnings": list(pairs.warnings),
+    }
+
+
+def _no_pairs(pairs: PairSet, number: int) -> str:
+    successes = sum(c.success for c in pairs.candidates)
+    text = (
+        f"stopped in iteration {number}: no strict preferences among {len(pairs.candidates)} episodes "
+        f"({successes} successes)"
+    )
+    if pairs.excluded:
+        text += f", {len(pairs.excluded)} left out, e.g. {pairs.excluded[0].episode_id}: {pairs.excluded[0].reason}"
+    return text

@@ -1,0 +1,41 @@
+"""How a training run ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grape_trainer.errors import TrainingError
+from grape_trainer.files import read_json
+
+RESULT = "result.json"
+FINISHED, DRIFT, KL, TIME = "finished", "drift", "kl", "time"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: ``reason`` for people, ``status`` one of finished, drift, kl, time.
+
+    ``updates`` were done, the weights are those after ``kept_update`` of them; ``changed`` is False when they are
+    those it began with. ``figures``: the last check and the last update."""
+
+    status: str
+    reason: str
+    updates: int
+    kept_update: int
+    changed: bool
+    pairs: int
+    held_pairs: int
+    figures: dict[str, Any]
+    seconds: float
+
+
+def read_result(output: Path) -> Result:
+    """The result in a training run's output folder. Raises TrainingError naming the file."""
+    held = read_json(output / RESULT, TrainingError)
+    held.pop("fingerprint", None)
+    try:
+        return Result(**held)
+    except TypeError as error:
+        raise TrainingError(f"{output / RESULT}: {error}") from None

@@ -1,0 +1,189 @@
+"""A rig over ROS: one stack of nodes in one domain, reached through RunEpisode and LoadAdapter."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from grape_interfaces.action import RunEpisode
+from grape_interfaces.srv import ListAdapters, LoadAdapter
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+
+from grape_episode import topics
+from grape_trainer.errors import RigError
+from grape_trainer.rig import Ack, Job, Rollout
+
+POLL_SECONDS = 0.05
+NEVER = threading.Event()
+
+
+class RosRig:
+    """Client of the policy node of one domain. A context manager; methods are called from one thread at a time.
+
+    ``domain``: None for ``ROS_DOMAIN_ID``; ``cancelled``: asked between and during rollouts; ``deadline``: seconds
+    for an answer of a server; ``episode_deadline``: seconds for a whole rollout. Raises RigError naming the
+    action or service that does not answer."""
+
+    def __init__(
+        self,
+        domain: int | None = None,
+        cancelled: Callable[[], bool] = NEVER.is_set,
+        name: str = "grape_rig",
+        deadline: float = 30.0,
+        episode_deadline: float = 600.0,
+    ) -> None:
+        self._cancelled, self._deadline, self._episode_deadline = cancelled, deadline, episode_deadline
+        self._context = Context()
+        self._context.init(domain_id=domain)
+        self._node = Node(name, context=self._context, use_global_arguments=False)
+        self._where = f"domain {self._context.get_domain_id()}"
+        self._episodes = ActionClient(self._node, RunEpisode, topics.RUN_EPISODE)
+        self._load = self._node.create_client(LoadAdapter, topics.LOAD_ADAPTER)
+        self._list = self._node.create_client(ListAdapters, topics.LIST_ADAPTERS)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._thread = threading.Thread(target=self._spin, name=f"rig {self._where}", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> RosRig:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self._thread.join(5.0)
+        self._episodes.destroy()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def cancelled(self) -> bool:
+        return self._cancelled()
+
+    def wait_ready(self, seconds: float | None = None) -> None:
+        """Wait until the policy node answers. Raises RigError naming what is missing."""
+        for server, ready, what in (
+            (topics.RUN_EPISODE, self._episodes.server_is_ready, "action"),
+            (topics.LOAD_ADAPTER, self._load.service_is_ready, "service"),
+            (topics.LIST_ADAPTERS, self._list.service_is_ready, "service"),
+        ):
+            end = time.monotonic() + (self._deadline if seconds is None else seconds)
+            while not ready():
+                if time.monotonic() > end:
+                    raise RigError(f"{server}: no {what} server in {self._where}: is the policy node running?")
+                if self._cancelled():
+                    return
+                time.sleep(POLL_SECONDS)
+
+    def collect(self, jobs: Sequence[Job], done: Callable[[Rollout], None]) -> None:
+        """Run the jobs one after another, recorded."""
+        self.wait_ready()
+        for job in jobs:
+            if self._cancelled():
+                return
+            rollout = self._run(job)
+            if rollout is not None:
+                done(rollout)
+
+    def load_adapter(self, path: Path | None) -> Ack:
+        """Load and flip; returns once the adapter serves, None: the base model alone."""
+        self.wait_ready()
+        request = LoadAdapter.Request(path=str(Path(path).resolve()) if path else "", force=False)
+        answer = self._wait(self._load.call_async(request), topics.LOAD_ADAPTER, self._deadline)
+        if not answer.accepted:
+            return Ack(False, answer.reason, self.serving())
+        if not answer.pending:
+            return Ack(True, "", answer.adapter.adapter_id)
+        # an episode of somebody else is under way: the flip comes with its end
+        end = time.monotonic() + self._episode_deadline
+        while time.monotonic() < end and not self._cancelled():
+            if self.serving() == answer.adapter.adapter_id:
+                return Ack(True, "", answer.adapter.adapter_id)
+            time.sleep(POLL_SECONDS)
+        return Ack(False, "the flip is still waiting for the end of an episode", self.serving())
+
+    def serving(self) -> str:
+        """Id of the adapter that answers the next inference; empty: the base model alone."""
+        answer = self._wait(self._list.call_async(ListAdapters.Request()), topics.LIST_ADAPTERS, self._deadline)
+        return next((str(a.adapter_id) for a in answer.adapters if a.serving), "")
+
+    def _run(self, job: Job) -> Rollout | None:
+        goal = RunEpisode.Goal(
+            task=job.task,
+            instruction=job.instruction,
+            variant=job.variant,
+            initial_state=job.initial_state,
+            objective=job.objective,
+            seed=job.seed,
+            temperature=job.temperature,
+            step_limit=job.step_limit,
+            record=True,
+        )
+        handle = self._wait(self._episodes.send_goal_async(goal), topics.RUN_EPISODE, self._deadline)
+        if not handle.accepted:
+            raise RigError(
+                f"{topics.RUN_EPISODE}: goal for task {job.task!r} refused in {self._where}: the policy node is not "
+                "active, is busy, or does not know the task; its log says which"
+            )
+        result = self._result(handle)
+        if result is None:
+            return None
+        return Rollout(
+            key=job.key,
+            bag=result.bag_path,
+            episode_id=result.episode_id,
+            end_reason=result.end_reason,
+            detail=result.detail,
+            adapter_id=result.adapter_id,
+        )
+
+    def _result(self, handle: Any) -> Any:
+        """The goal's result; None when it was cancelled here."""
+        future = handle.get_result_async()
+        end = time.monotonic() + self._episode_deadline
+        gone: float | None = None
+        happened = _event_of(future)
+        while not future.done():
+            if self._cancelled():
+                handle.cancel_goal_async()
+                happened.wait(self._deadline)
+                return None
+            now = time.monotonic()
+            gone = None if self._episodes.server_is_ready() else gone or now
+            if now > end or (gone is not None and now - gone > self._deadline):
+                why = "is gone" if gone else f"did not end in {self._episode_deadline:g} s"
+                raise RigError(f"{topics.RUN_EPISODE}: the rollout in {self._where} {why}")
+            happened.wait(POLL_SECONDS)
+        answer = future.result()
+        return None if answer is None else answer.result
+
+    def _wait(self, future: Future, name: str, seconds: float) -> Any:
+        if not _event_of(future).wait(seconds):
+            raise RigError(f"{name}: no answer in {seconds:g} s in {self._where}")
+        return future.result()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+
+def _event_of(future: Future) -> threading.Event:
+    """Set once the future is done; also when it is done already."""
+    happened = threading.Event()
+    future.add_done_callback(lambda _: happened.set())
+    if future.done():
+        happened.set()
+    return happened

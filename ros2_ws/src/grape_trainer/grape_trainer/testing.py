@@ -1,0 +1,108 @@
+"""For tests of what trains: a rig that makes up its rollouts, and bags for a tiny random checkpoint."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from grape_episode.episode import Episode
+from grape_episode.synthetic import make_episode, write_episode
+from grape_policy.adapters import AdapterError, read_adapter
+from grape_policy.checkpoint import Vla
+from grape_trainer.rig import Ack, Job, Rollout
+
+QUICK = {"learning_rate": 1e-3, "batch_pairs": 4, "check_every": 2, "checkpoint_every": 1, "warmup": 0, "chunk": 4}
+"""Settings with which a handful of pairs trains in a second."""
+
+
+def episode_for(
+    vla: Vla, seed: int, steps: int = 5, success: bool = True, adapter_id: str = "", **more: object
+) -> Episode:
+    """A synthetic episode whose tokens, images and base hash fit the checkpoint."""
+    high = vla.spec.vocab_size
+    made = make_episode(
+        seed,
+        steps,
+        success,
+        image_size=vla.spec.image_size,
+        token_range=(high - vla.spec.action_bins, high),
+        base_hash=vla.base_hash,
+        adapter_id=adapter_id,
+        **more,  # type: ignore[arg-type]
+    )
+    random = np.random.default_rng([seed, 7])
+    # the recorded log-probs give R_self its variance
+    noisy = tuple(replace(s, logprobs=-random.random(7).astype(np.float32)) for s in made.steps)
+    return replace(made, steps=noisy)
+
+
+class SyntheticRig:
+    """A Rig that writes bags of made-up episodes under ``root``, half of them successes.
+
+    It checks adapters as the policy does. ``cancel_after``: cancelled once so many rollouts are done; ``refuse``:
+    reason with which every adapter is refused; ``fail_after``: raises after so many rollouts."""
+
+    def __init__(
+        self,
+        vla: Vla,
+        root: Path,
+        steps: int = 5,
+        cancel_after: int | None = None,
+        refuse: str = "",
+        fail_after: int | None = None,
+        successes: Callable[[int], bool] = lambda number: number % 2 == 0,
+    ) -> None:
+        self.vla, self.root, self.steps, self.refuse = vla, root, steps, refuse
+        self.cancel_after, self.fail_after, self.successes = cancel_after, fail_after, successes
+        self.serving = ""
+        self.loads: list[str] = []
+        self.jobs: list[Job] = []
+        self.stop = threading.Event()
+        self._names = 0
+
+    def collect(self, jobs: Sequence[Job], done: Callable[[Rollout], None]) -> None:
+        for job in jobs:
+            if self.cancelled():
+                return
+            if self.fail_after is not None and len(self.jobs) >= self.fail_after:
+                raise ConnectionError("the stack is gone")
+            self.jobs.append(job)
+            done(self._roll(job))
+
+    def load_adapter(self, path: Path | None) -> Ack:
+        if path is not None and self.refuse:
+            return Ack(False, self.refuse, self.serving)
+        try:
+            wanted = read_adapter(path, self.vla.base_hash).manifest.adapter_id if path else ""
+        except AdapterError as error:
+            return Ack(False, str(error), self.serving)
+        self.serving = wanted
+        self.loads.append(wanted)
+        return Ack(True, "", wanted)
+
+    def cancelled(self) -> bool:
+        return self.stop.is_set() or (self.cancel_after is not None and len(self.jobs) >= self.cancel_after)
+
+    def _roll(self, job: Job) -> Rollout:
+        self._names += 1
+        number = len(list(self.root.glob("*"))) if self.root.exists() else 0
+        name = f"{job.task}-{job.initial_state}-{job.seed % 10**8}-{number}"
+        episode = episode_for(
+            self.vla,
+            job.seed % 2**31,
+            self.steps + job.seed % 3,
+            self.successes(job.seed),
+            self.serving,
+            task=job.task,
+            initial_state=job.initial_state,
+            objective=job.objective,
+            episode_id=name,
+        )
+        bag = write_episode(episode, self.root / name)
+        return Rollout(
+            job.key, str(bag), name, "success" if self.successes(job.seed) else "step_limit", "", self.serving
+        )
