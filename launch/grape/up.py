@@ -28,8 +28,8 @@ from grape.processes import Command, NodeProcess, stop
 if TYPE_CHECKING:
     from grape.manager_node import Manager
 
-READY_SECONDS = 60.0
-"""For a node to answer: on a busy machine Python's imports alone take ten seconds."""
+READY_SECONDS = 180.0
+"""For all nodes to answer: on a busy machine the imports alone take a minute."""
 LIFECYCLE_SECONDS = 180.0
 """For one transition: configuring loads the model."""
 
@@ -91,7 +91,7 @@ class Stack:
         """One line on the first node that is not running any more; None while all are."""
         return next((text for process in self.processes if (text := process.ended())), None)
 
-    def stop(self, grace: float = 15.0) -> list[str]:
+    def stop(self, grace: float = 30.0) -> list[str]:
         """Ends every node, the one that acts first; names of those that had to be killed after ``grace`` seconds."""
         killed = stop(self.processes, grace)
         self.processes = []
