@@ -30,15 +30,20 @@ from grape_policy.mini_run import Trainer
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Settings of a run. batch: frames a step over all processes; decay: last share of the steps in which the
-    learning rate falls linearly to a fiftieth; blur: standard deviation in bins of the targets at the start, falling
-    linearly to 0 at the beginning of the decay; auxiliary: weight of the auxiliary losses; precision: of the products,
-    bf16 or fp32."""
+    """Settings of a run.
+
+    steps: length of the schedule; stop: step at which to end before that (0: do not), for a model that leaves
+    something to gain; batch: frames a step over all processes; decay: last share of the steps in which the learning
+    rate falls linearly to a fiftieth; blur: standard deviation in bins of the targets at the start, falling linearly
+    to 0 at the beginning of the decay; auxiliary: weight of the auxiliary losses; precision: of the products, bf16 or
+    fp32.
+    """
 
     demos: Path
     out: Path
     run: Path
-    steps: int = 9400
+    steps: int = 12000
+    stop: int = 0
     batch: int = 32
     lr: float = 1e-3
     warmup: int = 200
@@ -85,17 +90,18 @@ class _StopFlag:
 
 
 def _loop(trainer: Trainer, settings: TrainSettings, stop: _StopFlag, console: Console | None) -> None:
+    end = min(settings.stop or settings.steps, settings.steps)
     first = trainer.resume()
     started, last = time.monotonic(), first
     if console is not None:
         what = f"{trainer.frames} frames, {trainer.parameters / 1e6:.2f} M parameters"
-        console.print(f"{settings.name}: steps {first} to {settings.steps}, {what}")
-    while trainer.step < settings.steps:
+        console.print(f"{settings.name}: steps {first} to {end}, {what}")
+    while trainer.step < end:
         stopped = trainer.train_step(stop.set)
-        done = trainer.step == settings.steps or stopped
+        done = trainer.step == end or stopped
         if console is not None and (trainer.step % 50 == 0 or done):
             rate = (trainer.step - last) / max(time.monotonic() - started, 1e-9)
-            left = (settings.steps - trainer.step) / max(rate, 1e-9) / 60.0
+            left = (end - trainer.step) / max(rate, 1e-9) / 60.0
             trainer.log("train", {**trainer.averages(), "lr": trainer.learning_rate(), "steps_per_second": rate})
             console.print(f"step {trainer.step}: {trainer.last_line} {rate:.2f} steps/s, {left:.1f} min left")
             started, last = time.monotonic(), trainer.step
@@ -112,7 +118,7 @@ def _loop(trainer: Trainer, settings: TrainSettings, stop: _StopFlag, console: C
             break
     if console is not None:
         trainer.export(settings.out)
-        console.print(f"{settings.out}: written after {trainer.step} of {settings.steps} steps")
+        console.print(f"{settings.out}: written after {trainer.step} of {end} steps")
 
 
 def train(settings: TrainSettings) -> None:
@@ -143,7 +149,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint to write")
     parser.add_argument("--run", type=Path, help="folder for state, metrics and snapshots; default: OUT-run")
     for name, text in (
-        ("steps", "optimiser steps"),
+        ("steps", "optimiser steps of the schedule"),
+        ("stop", "step at which to end before that; 0: do not"),
         ("batch", "frames a step, over all processes"),
         ("lr", "learning rate before the decay"),
         ("decay", "share of the steps in which the learning rate falls"),
