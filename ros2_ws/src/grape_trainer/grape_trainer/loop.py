@@ -143,7 +143,8 @@ class Align:
             reason = str(stop)
             state["ended"] = True
         except Cancelled:
-            reason = f"cancelled in phase {state['phase']} of iteration {len(state['iterations']) + 1}"
+            where = f"in phase {state['phase']} of" if state["phase"] else "before"
+            reason = f"cancelled {where} iteration {len(state['iterations']) + 1}"
         kept = self.registry.current
         if not state["ended"] or reason.startswith("stopped"):
             reason += f"; {kept[:12] or 'the base model'} goes on serving"

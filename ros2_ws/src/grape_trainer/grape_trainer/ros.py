@@ -13,6 +13,7 @@ from typing import Any
 from grape_interfaces.action import RunEpisode
 from grape_interfaces.srv import ListAdapters, LoadAdapter
 from rclpy.action import ActionClient
+from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -23,6 +24,7 @@ from grape_trainer.errors import RigError
 from grape_trainer.rig import Ack, Job, Rollout
 
 POLL_SECONDS = 0.05
+FIRST_PATIENCE = 1.0
 NEVER = threading.Event()
 
 
@@ -102,7 +104,7 @@ class RosRig:
         """Load and flip; returns once the adapter serves, None: the base model alone."""
         self.wait_ready()
         request = LoadAdapter.Request(path=str(Path(path).resolve()) if path else "", force=False)
-        answer = self._wait(self._load.call_async(request), topics.LOAD_ADAPTER, self._deadline)
+        answer = self._call(self._load, request, topics.LOAD_ADAPTER)
         if not answer.accepted:
             return Ack(False, answer.reason, self.serving())
         if not answer.pending:
@@ -117,7 +119,7 @@ class RosRig:
 
     def serving(self) -> str:
         """Id of the adapter that answers the next inference; empty: the base model alone."""
-        answer = self._wait(self._list.call_async(ListAdapters.Request()), topics.LIST_ADAPTERS, self._deadline)
+        answer = self._call(self._list, ListAdapters.Request(), topics.LIST_ADAPTERS)
         return next((str(a.adapter_id) for a in answer.adapters if a.serving), "")
 
     def _run(self, job: Job) -> Rollout | None:
@@ -169,6 +171,24 @@ class RosRig:
             happened.wait(POLL_SECONDS)
         answer = future.result()
         return None if answer is None else answer.result
+
+    def _call(self, client: Client, request: Any, name: str) -> Any:
+        """The answer of a service that may be asked twice: an answer is lost when it is sent before its server
+        has discovered this client, which ``service_is_ready`` cannot see."""
+        happened = threading.Event()
+        futures: list[Future] = []
+        end = time.monotonic() + self._deadline
+        patience = FIRST_PATIENCE
+        while time.monotonic() < end:
+            future = client.call_async(request)
+            future.add_done_callback(lambda _: happened.set())
+            futures.append(future)
+            happened.wait(min(patience, max(0.0, end - time.monotonic())))
+            patience *= 2
+            for future in futures:
+                if future.done():
+                    return future.result()
+        raise RigError(f"{name}: no answer in {self._deadline:g} s in {self._where}")
 
     def _wait(self, future: Future, name: str, seconds: float) -> Any:
         if not _event_of(future).wait(seconds):
