@@ -11,9 +11,10 @@ import sys
 import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import rclpy
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from grape_policy.swap import Reply
 
 HEARTBEAT_PERIOD = 0.05
+SIGNAL_POLL = 0.1
 EXECUTOR_THREADS = 8  # a goal, a load and a transition may each hold one while they wait
 NO_MODEL = "the policy node is not configured: no model is loaded"
 BY_CLIENT = "cancelled by the client"
@@ -269,6 +271,12 @@ def _spin(executor: MultiThreadedExecutor, ended: SimpleQueue[int]) -> None:
         ended.put(1)
 
 
+def _wait(ended: SimpleQueue[int]) -> int:
+    while True:  # a signal that another thread took is handled only when the main thread runs
+        with suppress(Empty):
+            return ended.get(timeout=SIGNAL_POLL)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 and one line on stderr where it cannot start."""
     ended: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
@@ -290,7 +298,7 @@ def main(args: list[str] | None = None) -> int:
     executor.add_node(node)
     spinner = threading.Thread(target=_spin, args=(executor, ended), name="executor", daemon=True)
     spinner.start()
-    status = ended.get()
+    status = _wait(ended)
     node.trigger_shutdown()
     executor.shutdown()
     spinner.join(5.0)  # a thread inside ROS at the interpreter's end aborts the process

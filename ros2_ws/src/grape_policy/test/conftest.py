@@ -41,8 +41,8 @@ from grape_episode.testing import wait_for
 
 PERIOD = 200_000_000
 TICK = 0.04
-"""Seconds of the wall for 10 ms of the world: a quarter of its pace, so that a busy machine is in time, and so that whoever
-does not follow the ROS clock is out of it."""
+"""Seconds of the wall for 10 ms of the world: a quarter of its pace, so that a busy machine is in time, and so that
+whoever does not follow the ROS clock is out of it."""
 
 
 @dataclass
