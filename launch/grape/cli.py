@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from grape.console import console, guarded, progress, table
+from grape.console import CommandError, console, guarded, progress, table
 from grape.paths import default_model, root
 
 app = typer.Typer(
@@ -23,10 +23,6 @@ sim_app = typer.Typer(help="The simulated tabletop.", no_args_is_help=True)
 adapters_app = typer.Typer(help="The registry of LoRA adapters.", no_args_is_help=True)
 app.add_typer(sim_app, name="sim")
 app.add_typer(adapters_app, name="adapters")
-
-
-class CommandError(Exception):
-    """Wrong use of a command; the text names the argument."""
 
 
 class Mode(StrEnum):

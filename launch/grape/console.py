@@ -10,6 +10,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+
+class CommandError(Exception):
+    """Wrong use of a command; the text names the argument."""
+
+
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
