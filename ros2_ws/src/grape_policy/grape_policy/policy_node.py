@@ -203,11 +203,7 @@ class PolicyNode(LifecycleNode):
             handle.canceled()
         else:
             handle.abort()
-        said = f"{report.identity.episode_id}: {report.reason}: {report.detail}"
-        if report.reason in (SUCCESS, STEP_LIMIT, CANCELLED):
-            self.get_logger().info(said)
-        else:
-            self.get_logger().error(said)
+        self.get_logger().info(f"{report.identity.episode_id}: {report.reason}: {report.detail}")
         world = report.world
         return RunEpisode.Result(
             episode_id=report.identity.episode_id,
@@ -234,9 +230,8 @@ class PolicyNode(LifecycleNode):
             return response
         folder = Path(request.path).expanduser() if request.path else None
         reply = self._loader.submit(self._policy.switch.load, folder, request.force).result()
-        self._answer(reply, response, f"load {request.path or 'the base model alone'}")
         response.pending = reply.pending
-        return response
+        return self._answer(reply, response, f"load {request.path or 'the base model alone'}")
 
     def _on_rollback(
         self, request: RollbackAdapter.Request, response: RollbackAdapter.Response
@@ -244,16 +239,17 @@ class PolicyNode(LifecycleNode):
         if self._policy is None:
             response.reason = NO_MODEL
             return response
-        self._answer(self._loader.submit(self._policy.switch.rollback, request.force).result(), response, "roll back")
-        return response
+        reply = self._loader.submit(self._policy.switch.rollback, request.force).result()
+        return self._answer(reply, response, "roll back")
 
-    def _answer(self, reply: Reply, response: Any, what: str) -> None:
+    def _answer(self, reply: Reply, response: Any, what: str) -> Any:
         response.accepted, response.reason = reply.accepted, reply.reason
         response.adapter = ros.adapter_info(reply.adapter, serving=not reply.pending)
         if reply.accepted:
             self.get_logger().info(f"{what}: {'from the next episode on' if reply.pending else 'serves'}")
         else:
             self.get_logger().error(f"{what}: refused: {reply.reason}")
+        return response
 
     def _on_list(self, request: ListAdapters.Request, response: ListAdapters.Response) -> ListAdapters.Response:
         if self._policy is not None:

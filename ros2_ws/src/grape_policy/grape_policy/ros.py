@@ -88,9 +88,9 @@ def listen(node: Node, inbox: Inbox, settings: EpisodeSettings) -> list[Subscrip
         inbox.put_tcp(stamp_ns(message.header.stamp), pose_from_msg(message.pose))
 
     def on_joints(message: JointState) -> None:
-        # arm and gripper may come in messages of their own
-        if topics.KNUCKLE_JOINT in message.name:
-            knuckle = message.position[message.name.index(topics.KNUCKLE_JOINT)]
+        # arm and gripper may come in messages of their own, and positions may be missing
+        knuckle = dict(zip(message.name, message.position, strict=False)).get(topics.KNUCKLE_JOINT)
+        if knuckle is not None:
             inbox.put_width(stamp_ns(message.header.stamp), topics.gripper_width(knuckle))
 
     def on_image(data: Any) -> None:

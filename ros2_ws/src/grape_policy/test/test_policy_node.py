@@ -44,7 +44,7 @@ def write_adapter(folder: Path, base: Vla, seed: int) -> Path:
     folder.mkdir()
     random, tensors = torch.Generator().manual_seed(seed), {}
     for name in lora_targets(base.model):
-        rows, columns = base.model.get_submodule(name).weight.shape
+        rows, columns = base.model.get_parameter(f"{name}.weight").shape
         for side, shape in (("lora_A", (2, columns)), ("lora_B", (rows, 2))):
             tensors[f"{PREFIX}{name}.{side}.weight"] = 0.1 * torch.randn(shape, generator=random)
     save_file(tensors, folder / WEIGHTS)

@@ -12,7 +12,8 @@ class Slots:
     """An engine without a model: a name is an adapter, `bad` is refused, a load may be held up."""
 
     def __init__(self) -> None:
-        self.serving, self.previous = AdapterInfo("", 0, "base", "", 0), None
+        self.serving = AdapterInfo("", 0, "base", "", 0)
+        self.previous: AdapterInfo | None = None
         self.staged: AdapterInfo | None = None
         self.gate = threading.Event()
         self.gate.set()
