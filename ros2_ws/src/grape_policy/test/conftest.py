@@ -220,6 +220,9 @@ class FakeWorld:
     def result(self, handle: Any) -> tuple[int, RunEpisode.Result]:
         """Status and result of an accepted goal."""
         answer = self.finished(handle.get_result_async(), "the result", 60.0)
+        # topics and the action's result come by different ways
+        seen, steps = self.seen, answer.result.steps
+        wait_for(lambda: len(seen.steps) >= steps and len(seen.outcomes) >= len(seen.identities), "the last messages")
         return answer.status, answer.result
 
     def run(self, behave: dict[str, Any] | None = None, **goal: object) -> tuple[int, RunEpisode.Result]:
