@@ -7,6 +7,8 @@ ENV := . ./env.sh
 # Two workers; a file's tests stay in one, because nodes started for a module are shared by its tests.
 PYTEST_ARGS ?= -n 2 --dist loadfile
 DEMO_ARGS ?=
+MINI_RUN ?= runs/train-mini
+DEMOS_ARGS ?=
 TRAIN_MINI_ARGS ?=
 
 help: ## this list
@@ -28,7 +30,9 @@ demo: setup ## the whole loop in simulation: act, score, align, swap, evaluate; 
 	@$(ENV) && grape demo $(DEMO_ARGS)
 
 train-mini: setup ## train models/grape-mini from scripted demonstrations
-	@$(ENV) && python -m grape_sim.demos && python -m grape_policy.train_mini $(TRAIN_MINI_ARGS)
+	@$(ENV) && python -m grape_sim.demos --out $(MINI_RUN)/demos $(DEMOS_ARGS) && \
+		python -m grape_policy.train_mini --demos $(MINI_RUN)/demos --run $(MINI_RUN)/training \
+		--out models/grape-mini $(TRAIN_MINI_ARGS)
 
 lock: ## resolve requirements*.in afresh (needs python3.11 and python3.12)
 	python3 scripts/lock.py python3.11 python3.12
