@@ -15,6 +15,7 @@ import torch
 
 from grape_episode.reader import read_episode
 from grape_episode.synthetic import write_episode
+from grape_episode.testing import wait_for
 from grape_policy.adapters import adapter_hash, read_adapter, read_manifest
 from grape_policy.checkpoint import Vla, load_checkpoint
 from grape_policy.testing import write_random_checkpoint
@@ -149,11 +150,18 @@ def test_killed_runs_end_with_the_same_adapter(model: Path, pairs_file: Path, tm
         pass
 
     broken = dataclasses.replace(told, output=str(tmp_path / "broken"))
-    for last in (1, 2, 5, 7):
+    path = broken.write(tmp_path / "broken.json")
+    command = [sys.executable, "-m", "grape_trainer.train", str(path)]
+    process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    metrics = tmp_path / "broken/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 1, "the first update", 60.0)
+    process.kill()
+    process.wait()
+    for last in (6, 8):
 
         def kill(done: int, total: int, metrics: dict, last: int = last) -> None:
             # before the checkpoint of this update
-            if done == last:
+            if done >= last:
                 raise Killed
 
         with pytest.raises(Killed):
