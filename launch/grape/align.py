@@ -76,7 +76,8 @@ def ros_rigs(model: Path, registry: Path, out: Path, stacks: int) -> Iterator[Ri
             started.append(Stack(config))
         for stack in started:
             held.enter_context(stack)
-        yield RigPool([held.enter_context(RosRig(stack.config.domain)) for stack in started])
+        rigs = [RosRig(stack.config.domain, name=f"grape_rig_{n}") for n, stack in enumerate(started)]
+        yield RigPool([held.enter_context(rig) for rig in rigs])
 
 
 def run(

@@ -1,0 +1,84 @@
+"""The canary refuses what is worse, domains are held by one run, bags without a pair are named."""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from grape import align
+from grape.domains import DomainError, reserve
+from grape.evaluation import Job, Result
+from grape_episode.synthetic import make_episode, write_episode
+from grape_trainer.errors import TrainerError
+
+
+class Worlds:
+    """Stands for worlds in processes: the adapter succeeds in a share of the states that its name tells."""
+
+    def __init__(self, model: Path, workers: int) -> None:
+        pass
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
+        for job in jobs:
+            share = json.loads((Path(job.adapter) / "share.json").read_text()) if job.adapter else 0.5
+            good = (job.initial_state - align.CANARY_STATES) % 20 < 20 * share
+            yield Result(job, good, good, False, 30, int(good), "success" if good else "step_limit")
+
+
+def adapter(folder: Path, share: float) -> Path:
+    folder.mkdir()
+    (folder / "share.json").write_text(json.dumps(share))
+    (folder / "manifest.json").write_text(json.dumps({"adapter_id": "a" * 64, "base_hash": "b" * 64}))
+    return folder
+
+
+@pytest.mark.parametrize(("share", "accepted"), [(0.7, True), (0.5, True), (0.45, True), (0.4, False), (0.0, False)])
+def test_the_canary_refuses_what_is_worse_beyond_the_bound(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: float, accepted: bool
+) -> None:
+    monkeypatch.setattr(align, "WorldWorkers", Worlds)
+    plan = align.CanaryPlan(("t",), states=20, bound=0.051)
+    judge = align.canary(plan, tmp_path, tmp_path / "registry", tmp_path / "run")
+    assert judge is not None
+    verdict = judge(adapter(tmp_path / "adapter", share))
+    assert verdict.accepted is accepted
+    assert verdict.figures["success"]["difference"] == pytest.approx(share - 0.5)
+    assert "20 paired states" in verdict.reason
+
+
+def test_no_states_is_no_canary(tmp_path: Path) -> None:
+    assert align.canary(align.CanaryPlan(("t",), states=0), tmp_path, tmp_path, tmp_path) is None
+
+
+def test_a_domain_is_held_by_one_run_and_given_back() -> None:
+    with reserve(91, 92) as one, reserve(91, 92) as two:
+        assert {one, two} == {91, 92}
+        with pytest.raises(DomainError, match="91 to 92"), reserve(91, 92):
+            pass
+    with reserve(91, 91) as again:
+        assert again == 91
+
+
+def test_training_on_bags_without_a_pair_says_so(tmp_path: Path) -> None:
+    for seed in (1, 2):  # from different initial states: nothing to compare
+        episode = make_episode(seed=seed, initial_state=100_000 + seed, episode_id=f"e{seed}")
+        write_episode(episode, tmp_path / "bags" / f"e{seed}")
+    arguments = (tmp_path, tmp_path / "registry", tmp_path / "out", "task_completion", "default", 0, "")
+    with pytest.raises(TrainerError, match="no pair of a better and a worse"):
+        align.train_on_bags([tmp_path / "bags"], *arguments)
+    with pytest.raises(TrainerError, match="no bag here"):
+        align.train_on_bags([tmp_path / "registry"], *arguments)
+
+
+def test_bags_of_another_adapter_are_left_out(tmp_path: Path) -> None:
+    episode = make_episode(seed=1, episode_id="e")
+    other = dataclasses.replace(episode.identity, adapter_id="f" * 64)
+    write_episode(dataclasses.replace(episode, identity=other), tmp_path / "bags" / "e")
+    with pytest.raises(TrainerError, match="no pair"):
+        align.train_on_bags(
+            [tmp_path / "bags"], tmp_path, tmp_path / "r", tmp_path / "out", "task_completion", "default", 0, ""
+        )
+    told = json.loads((tmp_path / "out" / "iteration_1" / "pairs.json").read_text())
+    assert len(told["excluded"]) == 1
