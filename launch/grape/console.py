@@ -32,7 +32,11 @@ def progress(title: str) -> Iterator[Callable[[int, int, str], None]]:
     )
     with Progress(*columns, console=console, transient=not console.is_terminal) as bar:
         row = bar.add_task(title, total=None, said="")
-        yield lambda done, total, said="": bar.update(row, completed=done, total=total, said=said[:60])
+
+        def tell(done: int, total: int, said: str = "") -> None:
+            bar.update(row, completed=done, total=total, said=said[:60])
+
+        yield tell
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
