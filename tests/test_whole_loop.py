@@ -74,7 +74,8 @@ def test_the_same_seed_is_the_same_episode_and_the_one_without_topics(rig: RosRi
     for episode in (first, again, different):
         assert episode.complete, episode.problems
         assert len(episode.steps) == STEPS and episode.outcome is not None
-        assert not score_episode(episode).incomplete
+        score = score_episode(episode)
+        assert not score.incomplete and episode.identity.cost_program_hash == score.cost_program_hash
     np.testing.assert_array_equal(first.tokens, again.tokens)
     np.testing.assert_array_equal(first.logprobs, again.logprobs)
     np.testing.assert_array_equal(first.tcp.values[-1], again.tcp.values[-1])

@@ -252,6 +252,14 @@ def recover(
     console.print(f"{saved.path}: {saved.messages} messages saved, {saved.lost_bytes} bytes at the end lost")
 
 
+@app.command("reset-gate")
+def reset_gate(domain: Domain = 0) -> None:
+    """Take a gate that has stopped back to idle, after a person has looked why."""
+    from grape.ros import reset_gate as reset
+
+    console.print(reset(domain))
+
+
 @adapters_app.command("list")
 def adapters_list(registry: Registry = RUNS / "adapters") -> None:
     """List the adapters, oldest first; the serving one is marked."""

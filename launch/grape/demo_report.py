@@ -71,7 +71,8 @@ def learned_from(files: IterationFiles, pairs: PairSet, out: Path) -> list[html.
     shown = widest(pairs)
     chosen = [costs[p.chosen] for p in pairs.pairs if p.chosen in costs and p.rejected in costs]
     rejected = [costs[p.rejected] for p in pairs.pairs if p.chosen in costs and p.rejected in costs]
-    names = list(task_named(shown.task).stages)
+    # the bars are means over all tasks, whose stages differ in their objects only
+    names = [f"{number}: {stage.split()[0]}" for number, stage in enumerate(task_named(shown.task).stages, 1)]
     figures = []
     if chosen:
         caption = f"Mean cost of each stage (Eq. 8) over the {len(chosen)} pairs that were learned from."

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grape_reward.tasks import TASKS
+
 Parameters = dict[str, dict[str, object]]
 """{key of a node: {parameter: value}}"""
 
@@ -86,6 +88,8 @@ def parameters(
         "recorder": {"root": str(episodes)},
         "policy": {"model": str(model), "registry": str(registry or ""), "autostart": autostart, "threads": threads},
     }
+    # what the reward node scores with belongs to an episode's identity, which the policy node announces
+    every["policy"]["cost_programs"] = [f"{name}={task.program_hash}" for name, task in TASKS.items()]
     for key, values in every.items():
         values["lock_step"] = lock_step
         values["use_sim_time"] = use_sim_time and key != "sim"

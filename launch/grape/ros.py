@@ -15,6 +15,7 @@ from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from std_srvs.srv import Trigger
 
 from grape.gaps import Tick
 from grape_episode import topics
@@ -92,6 +93,18 @@ def load_adapter(client: Client, path: str, force: bool) -> LoadAdapter.Response
         return client.wait(service.call_async(LoadAdapter.Request(path=path, force=force)), 30.0, topics.LOAD_ADAPTER)
     finally:
         client.node.destroy_client(service)
+
+
+def reset_gate(domain: int) -> str:
+    """Take a stopped gate back to idle; what it answers. Raises NoAnswerError where it refuses or is not there."""
+    with Client(domain, "grape_reset") as client:
+        service = client.node.create_client(Trigger, topics.RESET_GATE)
+        if not service.wait_for_service(15.0):
+            raise NoAnswerError(f"{topics.RESET_GATE}: no gate in ROS domain {domain}")
+        answer = client.wait(service.call_async(Trigger.Request()), 15.0, topics.RESET_GATE)
+        if not answer.success:
+            raise NoAnswerError(f"{topics.RESET_GATE}: the gate refused: {answer.message}")
+        return str(answer.message)
 
 
 class StepWatch:

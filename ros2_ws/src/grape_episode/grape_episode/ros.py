@@ -176,6 +176,8 @@ def run_node(make: Callable[[], Node], arguments: list[str] | None = None, domai
 
 
 _NAMELESS = "_NODE_NAME_UNKNOWN_"
+UNNAMED = "(a participant without a name)"
+"""Stands for a node whose name discovery has not told within ``_NAME_WAIT`` seconds."""
 _NAME_WAIT = 1.0
 
 
@@ -188,7 +190,7 @@ def _foreign(look: Callable[[], Iterable[Any]], node: Node, ours: Iterable[str])
         infos = list(look())
     names = {f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos if info.node_name != _NAMELESS}
     names -= {node.get_fully_qualified_name(), *ours}
-    nameless = ["(a participant without a name)"] if any(info.node_name == _NAMELESS for info in infos) else []
+    nameless = [UNNAMED] if any(info.node_name == _NAMELESS for info in infos) else []
     return sorted(names) + nameless
 
 
@@ -201,3 +203,13 @@ def foreign_publishers(node: Node, topic: str, ours: Iterable[str] = ()) -> list
     """Full names of the nodes that publish ``topic``, save ``node`` itself and those named in ``ours``. Waits up to a
     second where discovery has not yet told a node's name."""
     return _foreign(lambda: node.get_publishers_info_by_topic(topic), node, ours)
+
+
+def other_publishers(node: Node, topic: str, own: int) -> list[str]:
+    """Full names of those who publish ``topic`` beside ``node``, which itself has ``own`` publishers there.
+
+    A second node of the same name counts too."""
+    name = node.get_fully_qualified_name()
+    infos = node.get_publishers_info_by_topic(topic)
+    same = sum(f"{info.node_namespace.rstrip('/')}/{info.node_name}" == name for info in infos)
+    return foreign_publishers(node, topic) + [name] * max(0, same - own)

@@ -125,6 +125,22 @@ def test_foreign_publishers_and_subscribers_are_named(context):
         stranger.destroy_node()
 
 
+@pytest.mark.ros
+def test_a_publisher_of_our_own_name_is_no_exception(context):
+    gate, stranger = (rclpy.create_node(name, context=context) for name in ("gate", "controller"))
+    try:
+        gate.create_publisher(PoseStamped, "/shared", ros.COMMAND)
+        wait_for(lambda: gate.count_publishers("/shared") == 1, "our publisher")
+        assert ros.other_publishers(gate, "/shared", own=1) == []
+        assert ros.other_publishers(gate, "/shared", own=0) == ["/gate"]
+        stranger.create_publisher(PoseStamped, "/shared", ros.COMMAND)
+        wait_for(lambda: gate.count_publishers("/shared") == 2, "their publisher")
+        assert ros.other_publishers(gate, "/shared", own=1) == ["/controller"]
+    finally:
+        gate.destroy_node()
+        stranger.destroy_node()
+
+
 class Info:
     def __init__(self, name):
         self.node_name, self.node_namespace = name, "/"

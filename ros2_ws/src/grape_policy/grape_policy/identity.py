@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from grape_episode.episode import Identity
-from grape_policy.parameters import task_instruction
+from grape_policy.parameters import by_task, task_instruction
 
 CODE_VERSION = "0.1.0"
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -46,7 +46,7 @@ def episode_identity(goal: Any, value: Callable[[str], Any], base_hash: str, ada
         base_hash=base_hash,
         adapter_id=adapter.adapter_id,
         adapter_seq=adapter.adapter_seq,
-        cost_program_hash="",
+        cost_program_hash=by_task(goal.task, value("cost_programs")),
         calibration_hash=value("calibration_hash"),
         code_version=CODE_VERSION,
         notes=(),

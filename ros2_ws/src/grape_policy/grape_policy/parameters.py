@@ -73,6 +73,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "The tasks' own words, TASK=INSTRUCTION, for goals without an instruction.",
         settable=True,
     ),
+    Parameter(
+        "cost_programs",
+        [""],  # ROS has no type for an empty list
+        "Hashes of the cost programs that the reward node scores with, TASK=HASH, for the identity of episodes.",
+        settable=True,
+    ),
 )
 
 
@@ -119,10 +125,13 @@ def task_instruction(task: str, given: str, table: list[str]) -> str:
     """The words of a goal: ``given``, or the task's own from ``table`` (lines ``TASK=INSTRUCTION``).
 
     Raises ValueError naming the task where there are none."""
-    if given.strip():
-        return given.strip()
-    known = dict(line.split("=", 1) for line in table if "=" in line)
-    words = known.get(task, "").strip()
+    words = given.strip() or by_task(task, table)
     if not words:
-        raise ValueError(f"task {task!r}: no instruction given and none known; known tasks: {', '.join(sorted(known))}")
+        known = ", ".join(sorted(line.split("=", 1)[0] for line in table if "=" in line))
+        raise ValueError(f"task {task!r}: no instruction given and none known; known tasks: {known}")
     return words
+
+
+def by_task(task: str, table: list[str]) -> str:
+    """The value of ``task`` in lines ``TASK=VALUE``; empty where there is none."""
+    return dict(line.split("=", 1) for line in table if "=" in line).get(task, "").strip()

@@ -26,7 +26,9 @@ from grape_episode import topics
 from grape_episode.ros import (
     EVENT,
     LATCHED,
+    UNNAMED,
     ForeignNodeError,
+    other_publishers,
     pose_from_msg,
     pose_to_msg,
     robot_state,
@@ -36,7 +38,7 @@ from grape_episode.ros import (
 from grape_robot import gate
 from grape_robot.gate import GateProfile, GateState, Mode, StepRequest, Verdict
 from grape_robot.profile import ProfileError, load_profile
-from grape_robot.ros import UNNAMED, CrispTargetPose, GripperBridge, other_publishers
+from grape_robot.ros import CrispTargetPose, GripperBridge
 
 TICK = 0.02
 STATUS_PERIOD = 0.1

@@ -12,26 +12,12 @@ from rclpy.node import Node
 
 from grape_episode import topics
 from grape_episode.geometry import Pose
-from grape_episode.ros import COMMAND, foreign_publishers, pose_to_msg, set_stamp
+from grape_episode.ros import COMMAND, pose_to_msg, set_stamp
 
 GRIPPER_TYPES = {
     "control_msgs/action/GripperCommand": GripperCommand,
     "control_msgs/action/ParallelGripperCommand": ParallelGripperCommand,
 }
-UNNAMED = "_NODE_NAME_UNKNOWN_"
-"""What rclpy calls the node of an endpoint whose participant it has not fully discovered yet."""
-
-
-def other_publishers(node: Node, topic: str, own: int) -> list[str]:
-    """Full names of those who publish ``topic`` beside ``node``, which itself has ``own`` publishers there.
-
-    A second node of the same name counts too."""
-    names = foreign_publishers(node, topic)
-    name = node.get_fully_qualified_name()
-    same = [
-        i for i in node.get_publishers_info_by_topic(topic) if f"{i.node_namespace.rstrip('/')}/{i.node_name}" == name
-    ]
-    return names + [name] * max(0, len(same) - own)
 
 
 class CrispTargetPose:

@@ -15,7 +15,7 @@ from rclpy.node import Node
 
 from grape_episode import topics
 from grape_episode.testing import free_domain, wait_for
-from grape_robot.ros import GripperBridge, other_publishers
+from grape_robot.ros import GripperBridge
 
 pytestmark = pytest.mark.ros
 
@@ -88,16 +88,3 @@ def test_giving_up_answers_once(nodes: tuple[Node, Node]) -> None:
     bridge.give_up("too late")
     bridge.give_up("again")
     assert answers == ["too late"] and not bridge.busy
-
-
-def test_a_publisher_of_our_own_name_is_no_exception(nodes: tuple[Node, Node]) -> None:
-    from std_msgs.msg import Empty
-
-    controller, gate = nodes
-    gate.create_publisher(Empty, "/shared", 1)
-    wait_for(lambda: gate.count_publishers("/shared") == 1, "our publisher")
-    assert other_publishers(gate, "/shared", own=1) == []
-    assert other_publishers(gate, "/shared", own=0) == ["/gate"]
-    controller.create_publisher(Empty, "/shared", 1)
-    wait_for(lambda: gate.count_publishers("/shared") == 2, "their publisher")
-    assert other_publishers(gate, "/shared", own=1) == ["/controller"]

@@ -23,7 +23,6 @@ from grape_episode.ros import (
     CLOCK,
     EVENT,
     JOINTS,
-    foreign_publishers,
     image_to_msg,
     pose_to_msg,
     robot_state,
@@ -32,24 +31,12 @@ from grape_episode.ros import (
 from grape_sim.world import Observation
 
 CLOCK_TOPIC = "/clock"
-UNNAMED = "_NODE_NAME_UNKNOWN_"
-"""What rclpy calls the node of an endpoint whose participant it has not fully discovered yet."""
 GRIPPER_TYPES = {"GripperCommand": GripperCommand, "ParallelGripperCommand": ParallelGripperCommand}
 JOINT_NAMES = [*topics.ARM_JOINTS, topics.KNUCKLE_JOINT]
 REACHED = 0.02
 """Knuckle angle, rad, within which a goal counts as reached."""
 STALLED_AFTER = 0.3
 """Seconds without motion after which the gripper counts as stalled."""
-
-
-def other_publishers(node: Node, topic: str, own: int) -> list[str]:
-    """Full names of those who publish ``topic`` beside ``node``, which itself has ``own`` publishers there.
-
-    A second node of the same name counts too."""
-    name = node.get_fully_qualified_name()
-    infos = node.get_publishers_info_by_topic(topic)
-    same = sum(f"{info.node_namespace.rstrip('/')}/{info.node_name}" == name for info in infos)
-    return foreign_publishers(node, topic) + [name] * max(0, same - own)
 
 
 def depth_image(metres: np.ndarray) -> np.ndarray:

@@ -24,9 +24,18 @@ from rclpy.node import Node
 
 from grape_episode import topics
 from grape_episode.geometry import Pose
-from grape_episode.ros import COMMAND, EVENT, ForeignNodeError, pose_from_msg, set_stamp, stamp_ns
+from grape_episode.ros import (
+    COMMAND,
+    EVENT,
+    UNNAMED,
+    ForeignNodeError,
+    other_publishers,
+    pose_from_msg,
+    set_stamp,
+    stamp_ns,
+)
 from grape_sim.errors import SimError
-from grape_sim.ros import CLOCK_TOPIC, GRIPPER_TYPES, UNNAMED, GripperServer, RobotTopics, other_publishers
+from grape_sim.ros import CLOCK_TOPIC, GRIPPER_TYPES, GripperServer, RobotTopics
 from grape_sim.tasks import SIM_TASKS
 from grape_sim.world import Observation, World, WorldConfig
 
