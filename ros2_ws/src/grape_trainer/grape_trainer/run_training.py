@@ -47,6 +47,8 @@ def in_own_process(config: TrainConfig, told: Told, cancelled: Callable[[], bool
     path = config.write(output / "config.json")
     log = output / "train.log"
     environment = {**os.environ, "OMP_NUM_THREADS": str(max(1, config.threads))}
+    # threads that spin while they wait make two of them many times slower than one on a busy machine
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [sys.executable, "-m", "grape_trainer.train", str(path), "--with-parent"]
     with open(log, "ab") as stream:
         # a session of its own: a Ctrl-C is for the loop, which ends the process itself
