@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore = ["ros2_ws/src/grape"]
+"""A link to launch/, whose tests are collected there."""
 SESSION = "GRAPE_TEST_SESSION"
 """Environment variable that every process started under these tests inherits: process id of the pytest that started."""
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -17,6 +18,7 @@ from rcl_interfaces.srv import GetParameters
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 
 from grape.lifecycle import LifecycleError, bring_up
 from grape_episode import topics
@@ -78,6 +80,21 @@ class Manager:
             raise LifecycleError(node or service, f"{what or f'{service} was not answered'} within {seconds:g} s")
         finally:
             self._node.destroy_client(client)
+
+
+@contextmanager
+def managing(domain: int, deadline: float, check: Check) -> Iterator[Manager]:
+    """A manager in a ROS context of its own; signals stay with the process."""
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+    node = Node("grape_up", context=context, use_global_arguments=False, start_parameter_services=False)
+    manager = Manager(node, deadline, check)
+    try:
+        yield manager
+    finally:
+        manager.close()
+        node.destroy_node()
+        rclpy.try_shutdown(context=context)
 
 
 class ManagerNode(Node):

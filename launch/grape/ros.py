@@ -19,7 +19,7 @@ from std_srvs.srv import Trigger
 
 from grape.gaps import Tick
 from grape_episode import topics
-from grape_episode.ros import EVENT, stamp_ns
+from grape_episode.ros import EVENT, ask, stamp_ns
 
 
 class NoAnswerError(Exception):
@@ -54,13 +54,12 @@ class Client:
         self.node.destroy_node()
         self._context.try_shutdown()
 
-    def wait(self, future: Any, seconds: float, what: str) -> Any:
-        """The future's result. Raises NoAnswerError after ``seconds``."""
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(seconds):
-            raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s")
-        return future.result()
+    def ask(self, send: Callable[[], Any], seconds: float, what: str) -> Any:
+        """The answer to what ``send`` sends. Raises NoAnswerError after ``seconds``."""
+        try:
+            return ask(self._executor, send).result(seconds)
+        except TimeoutError:
+            raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s") from None
 
 
 def run_episode(
@@ -73,14 +72,15 @@ def run_episode(
         action = ActionClient(client.node, RunEpisode, topics.RUN_EPISODE)
         if not action.wait_for_server(15.0):
             raise NoAnswerError(f"{topics.RUN_EPISODE}: no policy node in ROS domain {domain}: run `grape up` first")
-        sent = action.send_goal_async(RunEpisode.Goal(**goal), lambda said: told(int(said.feedback.step)))
-        handle = client.wait(sent, 15.0, topics.RUN_EPISODE)
+        request = RunEpisode.Goal(**goal)
+        heard: Callable[[Any], None] = lambda said: told(int(said.feedback.step))  # noqa: E731
+        handle = client.ask(lambda: action.send_goal_async(request, heard), 15.0, topics.RUN_EPISODE)
         if not handle.accepted:
             raise NoAnswerError(f"{topics.RUN_EPISODE}: the policy node refused: it is busy or not active")
         try:
-            return client.wait(handle.get_result_async(), deadline, topics.RUN_EPISODE).result
+            return client.ask(handle.get_result_async, deadline, topics.RUN_EPISODE).result
         except KeyboardInterrupt:
-            client.wait(handle.cancel_goal_async(), 15.0, topics.RUN_EPISODE)
+            client.ask(handle.cancel_goal_async, 15.0, topics.RUN_EPISODE)
             raise
 
 
@@ -90,7 +90,8 @@ def load_adapter(client: Client, path: str, force: bool) -> LoadAdapter.Response
     try:
         if not service.wait_for_service(15.0):
             raise NoAnswerError(f"{topics.LOAD_ADAPTER}: no policy node in ROS domain {client.domain}")
-        return client.wait(service.call_async(LoadAdapter.Request(path=path, force=force)), 30.0, topics.LOAD_ADAPTER)
+        request = LoadAdapter.Request(path=path, force=force)
+        return client.ask(lambda: service.call_async(request), 30.0, topics.LOAD_ADAPTER)
     finally:
         client.node.destroy_client(service)
 
@@ -101,7 +102,7 @@ def reset_gate(domain: int) -> str:
         service = client.node.create_client(Trigger, topics.RESET_GATE)
         if not service.wait_for_service(15.0):
             raise NoAnswerError(f"{topics.RESET_GATE}: no gate in ROS domain {domain}")
-        answer = client.wait(service.call_async(Trigger.Request()), 15.0, topics.RESET_GATE)
+        answer = client.ask(lambda: service.call_async(Trigger.Request()), 15.0, topics.RESET_GATE)
         if not answer.success:
             raise NoAnswerError(f"{topics.RESET_GATE}: the gate refused: {answer.message}")
         return str(answer.message)

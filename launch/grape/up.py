@@ -198,21 +198,8 @@ def _manager(domain: int, check: Callable[[], None]) -> Iterator[Manager]:
     for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
         os.environ.setdefault(name, environment(domain, Path())[name])
     try:
-        import rclpy
-        from rclpy.node import Node
-        from rclpy.signals import SignalHandlerOptions
+        from grape.manager_node import managing
     except ImportError as error:
         raise StackError(f"ROS 2 is not there ({error}): run `. ./env.sh` first") from None
-
-    from grape.manager_node import Manager
-
-    context = rclpy.Context()
-    rclpy.init(args=[], context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-    node = Node("grape_up", context=context, use_global_arguments=False, start_parameter_services=False)
-    manager = Manager(node, LIFECYCLE_SECONDS, check)
-    try:
+    with managing(domain, LIFECYCLE_SECONDS, check) as manager:
         yield manager
-    finally:
-        manager.close()
-        node.destroy_node()
-        rclpy.try_shutdown(context=context)

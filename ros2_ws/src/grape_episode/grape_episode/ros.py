@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -13,9 +14,10 @@ import rclpy
 from geometry_msgs.msg import Pose as PoseMsg
 from numpy.typing import NDArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
 from sensor_msgs.msg import Image
 
 from grape_episode import topics
@@ -173,6 +175,31 @@ def run_node(make: Callable[[], Node], arguments: list[str] | None = None, domai
         node.destroy_node()
         rclpy.try_shutdown()
     return status
+
+
+def ask(executor: Executor, send: Callable[[], Future]) -> concurrent.futures.Future[Any]:
+    """Calls ``send`` (``send_goal_async``, ``get_result_async``, ...) in the executor's own thread; what is returned
+    completes with its answer and may be waited for in any other thread.
+
+    rclpy's ActionClient notes a request only after it has sent it: called from another thread than the executor's, the
+    answer may be there before the note, and is then dropped. ``executor``: a single-threaded one."""
+    answer: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    def settle(inner: Future) -> None:
+        error = inner.exception()
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(inner.result())
+
+    def start() -> None:
+        try:
+            send().add_done_callback(settle)
+        except Exception as error:
+            answer.set_exception(error)
+
+    executor.create_task(start)
+    return answer
 
 
 _NAMELESS = "_NODE_NAME_UNKNOWN_"

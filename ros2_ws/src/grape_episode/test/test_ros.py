@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PoseStamped
+from grape_interfaces.action import RunEpisode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from rclpy.action import ActionClient, ActionServer
 from rclpy.context import Context
 from rclpy.exceptions import InvalidParameterValueException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSCompatibility, ReliabilityPolicy, qos_check_compatible
 from sensor_msgs.msg import Image
 
@@ -185,3 +191,55 @@ def test_messages_are_found_by_name():
     assert ros.message_class("geometry_msgs/msg/PoseStamped") is PoseStamped
     with pytest.raises(ImportError):
         ros.message_class("nobody_msgs/msg/X")
+
+
+class Slow(dict):
+    """Lets the answer to a request overtake the note that it was sent."""
+
+    def __contains__(self, key):
+        time.sleep(0.5)
+        return super().__contains__(key)
+
+
+@pytest.mark.ros
+def test_an_answer_that_is_faster_than_its_note_is_not_lost(context):
+    """rclpy drops the answer to a goal that is sent in another thread than the executor's, if it comes at once."""
+    server_node, client_node = (rclpy.create_node(name, context=context) for name in ("server", "client"))
+    executors = [SingleThreadedExecutor(context=context) for _ in range(2)]
+    server = ActionServer(server_node, RunEpisode, "/race", lambda handle: RunEpisode.Result())
+    client = ActionClient(client_node, RunEpisode, "/race")
+    client._pending_goal_requests = Slow()
+    threads = []
+    for executor, node in zip(executors, (server_node, client_node), strict=True):
+        executor.add_node(node)
+        threads.append(threading.Thread(target=executor.spin, daemon=True))
+        threads[-1].start()
+    try:
+        assert client.wait_for_server(20.0)
+        lost = client.send_goal_async(RunEpisode.Goal())  # what every client of two threads would write
+        assert ros.ask(executors[1], lambda: client.send_goal_async(RunEpisode.Goal())).result(20.0) is not None
+        assert not lost.done(), "rclpy has mended its race: ros.ask is not needed any more"
+    finally:
+        for executor in executors:
+            executor.shutdown()
+        for thread in threads:
+            thread.join(5.0)
+        client.destroy()
+        server.destroy()
+        server_node.destroy_node()
+        client_node.destroy_node()
+
+
+def test_an_error_in_sending_comes_back():
+    def fail():
+        raise TypeError("no goal")
+
+    context = Context()
+    rclpy.init(context=context, domain_id=free_domain())
+    executor = SingleThreadedExecutor(context=context)
+    answer = ros.ask(executor, fail)
+    executor.spin_once(timeout_sec=5.0)
+    with pytest.raises(TypeError, match="no goal"):
+        answer.result(5.0)
+    executor.shutdown()
+    rclpy.shutdown(context=context)

@@ -36,7 +36,7 @@ from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
 
 from grape_episode import topics
-from grape_episode.ros import CAMERA, CLOCK, EVENT, JOINTS, LATCHED, image_to_msg, robot_state, set_stamp, stamp_ns
+from grape_episode.ros import CAMERA, CLOCK, EVENT, JOINTS, LATCHED, ask, image_to_msg, robot_state, set_stamp, stamp_ns
 from grape_episode.testing import wait_for
 
 PERIOD = 200_000_000
@@ -196,6 +196,9 @@ class FakeWorld:
 
     # for the test's thread
 
+    def ask(self, send: Callable[[], Any]) -> Any:
+        return ask(self._executor, send)
+
     def finished(self, future: Any, what: str, deadline: float = 30.0) -> Any:
         wait_for(future.done, what, deadline)
         return future.result()
@@ -215,11 +218,11 @@ class FakeWorld:
         values = {"task": "carrot_on_plate", "initial_state": 7, "seed": 3, "temperature": 1.0, "step_limit": 4}
         request = RunEpisode.Goal(**{**values, **goal})
         keep: Callable[[Any], None] = lambda m: self.seen.feedback.append(m.feedback)  # noqa: E731
-        return self.finished(self.action.send_goal_async(request, feedback_callback=keep), "the goal's acceptance")
+        return self.finished(self.ask(lambda: self.action.send_goal_async(request, keep)), "the goal's acceptance")
 
     def result(self, handle: Any) -> tuple[int, RunEpisode.Result]:
         """Status and result of an accepted goal."""
-        answer = self.finished(handle.get_result_async(), "the result", 60.0)
+        answer = self.finished(self.ask(handle.get_result_async), "the result", 60.0)
         # topics and the action's result come by different ways
         seen, steps = self.seen, answer.result.steps
         wait_for(lambda: len(seen.steps) >= steps and len(seen.outcomes) >= len(seen.identities), "the last messages")

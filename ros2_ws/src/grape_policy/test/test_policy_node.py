@@ -160,7 +160,8 @@ def test_wrong_use_ends_in_one_line(waiting: Any, behave: dict, goal: dict, reas
     status, result = waiting.run(behave, **goal)
     assert status == GoalStatus.STATUS_ABORTED and result.end_reason == reason
     assert named in result.detail and "\n" not in result.detail
-    assert waiting.run()[1].end_reason == "step_limit", "and the next goal is served"
+    after = waiting.run()[1]
+    assert after.end_reason == "step_limit", f"the next goal is served: {after.detail}"
 
 
 def test_cancel_is_taken_at_once_and_ends_the_episode(running: Any) -> None:
@@ -170,7 +171,7 @@ def test_cancel_is_taken_at_once_and_ends_the_episode(running: Any) -> None:
         wait_for(lambda: running.seen.steps, "a step")
         assert not running.action_again().accepted, "one goal at a time"
         began = time.monotonic()
-        running.finished(handle.cancel_goal_async(), "the cancel's acceptance")
+        running.finished(running.ask(handle.cancel_goal_async), "the cancel's acceptance")
         took.append(time.monotonic() - began)
         status, result = running.result(handle)
         assert (status, result.end_reason) == (GoalStatus.STATUS_CANCELED, "cancelled")

@@ -184,12 +184,18 @@ def test_the_next_episode_ends_one_without_an_outcome(lab):
 def test_real_time_with_a_best_effort_pose(tmp_path):
     lab = Lab(tmp_path / "node.log", lock_step=False)
     try:
-        episode = make_episode(18, steps=8, samples_per_step=4)
-        episode = dataclasses.replace(episode, identity=dataclasses.replace(episode.identity, lock_step=False))
-        lab.publish(episode)
-        assert lab.score(episode).json == score_episode(episode).to_json()
+        # best effort may lose a sample on a busy machine: then the score is marked, and another episode is tried
+        for seed in range(18, 28):
+            episode = make_episode(seed, steps=8, samples_per_step=4)
+            episode = dataclasses.replace(episode, identity=dataclasses.replace(episode.identity, lock_step=False))
+            lab.publish(episode)
+            message = lab.score(episode)
+            if not message.incomplete:
+                break
+        assert not message.incomplete
+        assert message.json == score_episode(episode).to_json()
         # far more than the queues hold: what was lost may change the score, but never unmarked
-        flood = make_episode(19, steps=30, samples_per_step=20)
+        flood = make_episode(29, steps=30, samples_per_step=20)
         flood = dataclasses.replace(flood, identity=dataclasses.replace(flood.identity, lock_step=False))
         lab.publish(flood)
         message = lab.score(flood)

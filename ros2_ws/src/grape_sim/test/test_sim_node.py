@@ -24,7 +24,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from grape_episode import topics
-from grape_episode.ros import COMMAND, EVENT, image_from_msg, robot_state, set_stamp, stamp_ns
+from grape_episode.ros import COMMAND, EVENT, ask, image_from_msg, robot_state, set_stamp, stamp_ns
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_sim.tasks import SIM_TASKS, VARIANTS
 
@@ -123,9 +123,7 @@ class Lab:
             goal.command.position = knuckle
         else:
             goal.command.name, goal.command.position = [joint], [knuckle]
-        future = self.gripper.send_goal_async(goal)
-        wait_for(future.done, "the goal's answer")
-        return future.result()
+        return ask(self.node.executor, lambda: self.gripper.send_goal_async(goal)).result(30.0)
 
 
 def start(lock_step: bool, log: Path) -> tuple[Lab, SingleThreadedExecutor, threading.Thread]:
@@ -261,7 +259,7 @@ def test_the_gripper_follows_its_action_in_lock_step(lock: Lab) -> None:
     home = lock.at(topics.CURRENT_POSE, stamp).pose.position
     handle = lock.grip(0.5)
     assert handle.accepted and not lock.grip(2.0).accepted
-    result = handle.get_result_async()
+    result = ask(lock.node.executor, handle.get_result_async)
     for _ in range(4):
         stamp = lock.step(stamp, (home.x, home.y, home.z))
     wait_for(result.done, "the gripper's result")
@@ -307,7 +305,7 @@ def test_the_parallel_gripper_reaches_stops_and_refuses(real: Lab) -> None:
     first = real.grip(topics.KNUCKLE_CLOSED)
     second = real.grip(0.2)
     assert first.accepted and second.accepted
-    result = second.get_result_async()
+    result = ask(real.node.executor, second.get_result_async)
     wait_for(result.done, "the gripper's result")
     assert result.result().result.reached_goal
     assert list(result.result().result.state.name) == [topics.KNUCKLE_JOINT]

@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from grape_episode import topics
+from grape_episode.ros import ask
 from grape_trainer.errors import RigError
 from grape_trainer.rig import Ack, Job, Rollout
 
@@ -134,7 +136,11 @@ class RosRig:
             step_limit=job.step_limit,
             record=True,
         )
-        handle = self._wait(self._episodes.send_goal_async(goal), topics.RUN_EPISODE, self._deadline)
+        sent = ask(self._executor, lambda: self._episodes.send_goal_async(goal))
+        try:
+            handle = sent.result(self._deadline)
+        except TimeoutError:
+            raise RigError(f"{topics.RUN_EPISODE}: no answer in {self._deadline:g} s in {self._where}") from None
         if not handle.accepted:
             raise RigError(
                 f"{topics.RUN_EPISODE}: goal for task {job.task!r} refused in {self._where}: the policy node is not "
@@ -154,21 +160,20 @@ class RosRig:
 
     def _result(self, handle: Any) -> Any:
         """The goal's result; None when it was cancelled here."""
-        future = handle.get_result_async()
+        future = ask(self._executor, handle.get_result_async)
         end = time.monotonic() + self._episode_deadline
         gone: float | None = None
-        happened = _event_of(future)
         while not future.done():
             if self._cancelled():
-                handle.cancel_goal_async()
-                happened.wait(self._deadline)
+                ask(self._executor, handle.cancel_goal_async)
+                wait([future], self._deadline)
                 return None
             now = time.monotonic()
             gone = None if self._episodes.server_is_ready() else gone or now
             if now > end or (gone is not None and now - gone > self._deadline):
                 why = "is gone" if gone else f"did not end in {self._episode_deadline:g} s"
                 raise RigError(f"{topics.RUN_EPISODE}: the rollout in {self._where} {why}")
-            happened.wait(POLL_SECONDS)
+            wait([future], POLL_SECONDS)
         answer = future.result()
         return None if answer is None else answer.result
 
@@ -190,20 +195,6 @@ class RosRig:
                     return future.result()
         raise RigError(f"{name}: no answer in {self._deadline:g} s in {self._where}")
 
-    def _wait(self, future: Future, name: str, seconds: float) -> Any:
-        if not _event_of(future).wait(seconds):
-            raise RigError(f"{name}: no answer in {seconds:g} s in {self._where}")
-        return future.result()
-
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
-
-
-def _event_of(future: Future) -> threading.Event:
-    """Set once the future is done; also when it is done already."""
-    happened = threading.Event()
-    future.add_done_callback(lambda _: happened.set())
-    if future.done():
-        happened.set()
-    return happened

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ from grape_interfaces.srv import ListAdapters, LoadAdapter
 from rclpy.action import ActionClient, ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.context import Context
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 
 from grape_episode import topics
+from grape_episode.ros import ask
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_policy.checkpoint import load_checkpoint
 from grape_policy.testing import write_random_checkpoint
@@ -57,13 +58,20 @@ class StandIn:
         )
         self.node.create_service(LoadAdapter, topics.LOAD_ADAPTER, self._load, callback_group=group)
         self.node.create_service(ListAdapters, topics.LIST_ADAPTERS, self._list, callback_group=group)
-        self.align: Any = ActionClient(self.node, Align, topics.ALIGN, callback_group=group)
+        # a client with a thread of its own, which alone asks (see grape_episode.ros.ask)
+        self.asker = Node("asker", context=self.context)
+        self.align: Any = ActionClient(self.asker, Align, topics.ALIGN)
+        self.asking = SingleThreadedExecutor(context=self.context)
+        self.asking.add_node(self.asker)
         self.executor = MultiThreadedExecutor(4, context=self.context)
         self.executor.add_node(self.node)
-        threading.Thread(target=self.executor.spin, daemon=True).start()
+        for executor in (self.executor, self.asking):
+            threading.Thread(target=executor.spin, daemon=True).start()
 
     def close(self) -> None:
         self.executor.shutdown()
+        self.asking.shutdown()
+        self.asker.destroy_node()
         self.node.destroy_node()
         self.context.try_shutdown()
 
@@ -105,16 +113,11 @@ class StandIn:
     def send(self, goal: Align.Goal, heard: list[Any] | None = None) -> Any:
         """The accepted goal's handle."""
         wait_for(self.align.server_is_ready, "the Align action", 60.0)
-        future = self.align.send_goal_async(
-            goal, lambda message: heard.append(message.feedback) if heard is not None else None
-        )
-        wait_for(future.done, "an answer to the goal", 30.0)
-        return future.result()
+        keep: Callable[[Any], None] = lambda m: heard.append(m.feedback) if heard is not None else None  # noqa: E731
+        return ask(self.asking, lambda: self.align.send_goal_async(goal, keep)).result(30.0)
 
     def result(self, handle: Any, deadline: float = 120.0) -> tuple[int, Align.Result]:
-        future = handle.get_result_async()
-        wait_for(future.done, "the result", deadline)
-        answer = future.result()
+        answer = ask(self.asking, handle.get_result_async).result(deadline)
         return answer.status, answer.result
 
 
@@ -157,7 +160,7 @@ def test_it_cancels_goes_on_aligns_and_ends_cleanly(model: Path, tmp_path: Path,
         assert handle.accepted
         assert not policy.send(goal()).accepted, "one run at a time"
         wait_for(lambda: policy.begun == 1, "the first rollout", 30.0)
-        handle.cancel_goal_async()
+        ask(policy.asking, handle.cancel_goal_async)
         wait_for(lambda: policy.cancels == 1, "the rollout to be cancelled", 30.0)
         status, result = policy.result(handle)
         assert status == 5 and not result.changed and result.adapter_id == ""
