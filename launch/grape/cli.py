@@ -151,9 +151,9 @@ def align(
     ] = 2,
     canary: Annotated[
         int, typer.Option(min=0, help="States a task on which a new adapter must not be worse; 0: no canary.")
-    ] = 25,
+    ] = 50,
     bound: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Loss of success on the canary beyond which it is refused.")
+        float, typer.Option(min=0.0, max=1.0, help="Loss of success that the canary must exclude.")
     ] = 0.05,
 ) -> None:
     """Align the policy: K iterations of collect, score, pair, train, swap in simulation."""

@@ -25,12 +25,14 @@ from grape_trainer.settings import settings
 @dataclass(frozen=True)
 class DemoPlan:
     """Sizes of the demo. ``states``: initial states a task to collect from; ``trials``: fresh states a task to
-    evaluate both policies on; ``canary``: states a task that a new adapter must pass; ``stacks``: of nodes."""
+    evaluate both policies on; ``canary``: states a task that a new adapter must pass, with a ``bound`` so wide that so
+    few states catch a collapse and nothing finer (`grape align` asks for more); ``stacks``: of nodes."""
 
     states: int = 8
     rollouts: int = 4
     trials: int = 25
     canary: int = 10
+    bound: float = 0.25
     stacks: int = 2
     updates: int = 0
     seed: int = 0
@@ -67,7 +69,7 @@ def run_demo(out: Path, model: Path, quick: bool = False) -> dict[str, Any]:
         seed=plan.seed,
         settings=settings("default", seed=plan.seed, max_updates=plan.updates),
     )
-    judge = align.CanaryPlan(tasks, plan.canary)
+    judge = align.CanaryPlan(tasks, plan.canary, plan.bound)
     with align.ros_rigs(model, config.registry, config.folder, plan.stacks) as rig:
         up = time.monotonic() - begun
         result = align.run(config, rig, judge)

@@ -34,18 +34,26 @@ def adapter(folder: Path, share: float) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("share", "accepted"), [(0.7, True), (0.5, True), (0.45, True), (0.4, False), (0.0, False)])
-def test_the_canary_refuses_what_is_worse_beyond_the_bound(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: float, accepted: bool
+@pytest.mark.parametrize(
+    ("share", "states", "accepted"),
+    [(1.0, 20, True), (0.5, 200, True), (0.45, 200, False), (0.4, 200, False), (0.0, 20, False)],
+)
+def test_the_canary_takes_only_what_is_shown_to_be_no_worse(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: float, states: int, accepted: bool
 ) -> None:
     monkeypatch.setattr(align, "WorldWorkers", Worlds)
-    plan = align.CanaryPlan(("t",), states=20, bound=0.051)
-    judge = align.canary(plan, tmp_path, tmp_path / "registry", tmp_path / "run")
+    judge = align.canary(align.CanaryPlan(("t",), states, 0.05), tmp_path, tmp_path / "registry", tmp_path / "run")
     assert judge is not None
     verdict = judge(adapter(tmp_path / "adapter", share))
     assert verdict.accepted is accepted
     assert verdict.figures["success"]["difference"] == pytest.approx(share - 0.5)
-    assert "20 paired states" in verdict.reason
+    assert f"{states} paired states" in verdict.reason and ("cannot be excluded" in verdict.reason) is not accepted
+
+
+def test_few_states_cannot_exclude_harm_and_so_refuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(align, "WorldWorkers", Worlds)
+    judge = align.canary(align.CanaryPlan(("t",), 20, 0.05), tmp_path, tmp_path / "registry", tmp_path / "run")
+    assert judge is not None and not judge(adapter(tmp_path / "adapter", 0.5)).accepted
 
 
 def test_no_states_is_no_canary(tmp_path: Path) -> None:
