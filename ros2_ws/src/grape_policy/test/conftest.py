@@ -183,6 +183,8 @@ class FakeWorld:
 
     def _on_reset(self, request: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
         response.accepted, response.reason = not self.behaviour.refuse, self.behaviour.refuse
+        # the announcement comes by another way and may be later: the reward node remembers, so does this
+        self.episode = request.episode_id
         self.number = 0
         self.time += PERIOD
         set_stamp(response.first_observation, self.time)
