@@ -14,7 +14,14 @@ from grape.workers import WorldWorkers
 
 def label(adapter: str) -> str:
     """How a policy is called in tables: the base model is the policy as supervised fine-tuning left it."""
-    return f"adapter {Path(adapter).name[:12]}" if adapter else "SFT"
+    if not adapter:
+        return "SFT"
+    from grape_policy.adapters import AdapterError, read_manifest
+
+    try:
+        return f"adapter {read_manifest(Path(adapter)).adapter_id[:12]}"
+    except AdapterError:
+        return f"adapter {Path(adapter).name[:12]}"
 
 
 def assess(
