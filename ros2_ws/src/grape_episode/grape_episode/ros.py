@@ -240,3 +240,21 @@ def other_publishers(node: Node, topic: str, own: int) -> list[str]:
     infos = node.get_publishers_info_by_topic(topic)
     same = sum(f"{info.node_namespace.rstrip('/')}/{info.node_name}" == name for info in infos)
     return foreign_publishers(node, topic) + [name] * max(0, same - own)
+
+
+def refuse_foreign(look: Callable[[], str], seconds: float) -> None:
+    """Looks for ``seconds`` at who is in the graph: ``look`` says in one line who should not be, or nothing.
+
+    Raises ForeignNodeError with that line, ExternalShutdownException when told to end meanwhile."""
+    start = time.monotonic()
+    while True:
+        elapsed = time.monotonic() - start
+        reason = look()
+        # an endpoint can be discovered before the name of its node
+        if elapsed >= seconds and (UNNAMED not in reason or elapsed >= 2.0 * seconds):
+            break
+        if not rclpy.ok():
+            raise ExternalShutdownException
+        time.sleep(0.05)
+    if reason:
+        raise ForeignNodeError(reason)

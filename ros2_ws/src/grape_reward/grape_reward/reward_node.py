@@ -20,7 +20,6 @@ from grape_interfaces.msg import (
     StageCosts,
     TaskStatus,
 )
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
@@ -31,7 +30,7 @@ from sensor_msgs.msg import JointState
 
 from grape_episode import topics
 from grape_episode.messages import fill_header, identity_of, outcome_of, stamp_of
-from grape_episode.ros import EVENT, LATCHED, robot_state
+from grape_episode.ros import EVENT, LATCHED, declare, robot_state
 from grape_reward.errors import RewardError
 from grape_reward.gcpg import PRESETS, Lambdas
 from grape_reward.live import Judgement, LiveEpisode
@@ -46,16 +45,12 @@ class RewardNode(Node):
 
     def __init__(self) -> None:
         super().__init__("grape_reward")
-        lock_step = self._parameter("lock_step", False, "Subscribe to pose reliably: the world waits for each step.")
-        self._objective = self._parameter("objective", "", "Score towards this objective; empty: each episode's own.")
-        preset = self._parameter("lambdas", "paper", f"Weights of Eq. 10: one of {', '.join(PRESETS)}, or 'a,b,c'.")
+        lock_step = declare(self, "lock_step", False, "Subscribe to pose reliably: the world waits for each step.")
+        self._objective = declare(self, "objective", "", "Score towards this objective; empty: each episode's own.")
+        preset = declare(self, "lambdas", "paper", f"Weights of Eq. 10: one of {', '.join(PRESETS)}, or 'a,b,c'.")
         self._lambdas = _lambdas(preset)
-        drain = ParameterDescriptor(
-            description="Wall seconds to wait, after the outcome, for more of what it announces.",
-            read_only=True,
-            floating_point_range=[FloatingPointRange(from_value=0.1, to_value=60.0)],
-        )
-        self._drain = float(self.declare_parameter("drain_seconds", 2.0, drain).value)
+        waiting = "Wall seconds to wait, after the outcome, for more of what it announces."
+        self._drain = declare(self, "drain_seconds", 2.0, waiting, (0.1, 60.0))
         self._episode: LiveEpisode | None = None
         self._identity: Any = None
         self._refusal = ""
@@ -73,9 +68,6 @@ class RewardNode(Node):
         self._subscribe(PoseStamped, topics.CURRENT_POSE, self._on_pose, _deep(robot_state(lock_step)))
         # Steady: simulated time stands still in lock-step, and at the end of a replay.
         self.create_timer(0.1, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    def _parameter(self, name: str, default: Any, description: str) -> Any:
-        return self.declare_parameter(name, default, ParameterDescriptor(description=description, read_only=True)).value
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
         events = SubscriptionEventCallbacks(message_lost=lambda _: self._on_lost(topic))

@@ -15,7 +15,6 @@ from pathlib import Path
 import rclpy
 from geometry_msgs.msg import PoseStamped
 from grape_interfaces.msg import EpisodeIdentity, EpisodeOutcome, GateStatus, Heartbeat, PolicyStep, StepCommit
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
@@ -28,9 +27,11 @@ from grape_episode.ros import (
     LATCHED,
     UNNAMED,
     ForeignNodeError,
+    declare,
     other_publishers,
     pose_from_msg,
     pose_to_msg,
+    refuse_foreign,
     robot_state,
     set_stamp,
     stamp_ns,
@@ -57,17 +58,17 @@ class GateNode(Node):
 
     def __init__(self) -> None:
         super().__init__("grape_gate")
-        path = self._parameter("profile", "", "Path of the YAML file with the gate's limits.")
-        self._lock_step = self._parameter("lock_step", False, "The world waits for StepCommit; its poses are reliable.")
-        self._deadline = self._parameter(
-            "deadline", 30.0, "In lock-step: seconds to wait for the pose of a step's own stamp.", 0.1, 600.0
+        path = declare(self, "profile", "", "Path of the YAML file with the gate's limits.")
+        self._lock_step = declare(self, "lock_step", False, "The world waits for StepCommit; its poses are reliable.")
+        self._deadline = declare(
+            self, "deadline", 30.0, "In lock-step: seconds to wait for the pose of a step's own stamp.", (0.1, 600.0)
         )
-        discovery = self._parameter("discovery_seconds", 1.0, "Time to find foreign publishers at start.", 0.0, 30.0)
+        discovery = declare(self, "discovery_seconds", 1.0, "Time to find foreign publishers at start.", (0.0, 30.0))
         if not path:
             raise GateStartError("parameter profile: give the path of a gate profile, e.g. launch/params/gate_sim.yaml")
         self.profile: GateProfile = load_profile(Path(path))
         self._check_clock()
-        self._refuse_foreign(discovery)
+        refuse_foreign(lambda: self._foreign(own=0), discovery)
 
         self._started = time.monotonic()
         self._state = GateState()
@@ -93,32 +94,12 @@ class GateNode(Node):
         self.create_timer(GRAPH_PERIOD, self._on_graph, clock=self._steady)
         self.get_logger().info(f"profile {self.profile.name} ({path}), lock_step {self._lock_step}")
 
-    def _parameter(self, name: str, default, description: str, low: float | None = None, high: float | None = None):
-        ranges = [] if low is None or high is None else [FloatingPointRange(from_value=low, to_value=high)]
-        descriptor = ParameterDescriptor(description=description, read_only=True, floating_point_range=ranges)
-        return self.declare_parameter(name, default, descriptor).value
-
     def _check_clock(self) -> None:
         sim_time = self.get_parameter("use_sim_time").value
         if self.profile.clock == "ros" and not sim_time:
             raise GateStartError(f"profile {self.profile.name} follows the world's clock: set use_sim_time:=true")
         if self.profile.clock == "steady" and sim_time:
             raise GateStartError(f"profile {self.profile.name} is for an arm: use_sim_time must be false")
-
-    def _refuse_foreign(self, seconds: float) -> None:
-        """Looks for ``seconds`` at who is in the graph; raises ForeignNodeError."""
-        start = time.monotonic()
-        while True:
-            elapsed = time.monotonic() - start
-            reason = self._foreign(own=0)
-            # an endpoint can be discovered before the name of its node
-            if elapsed >= seconds and (UNNAMED not in reason or elapsed >= 2.0 * seconds):
-                break
-            if not rclpy.ok():
-                raise ExternalShutdownException
-            time.sleep(0.05)
-        if reason:
-            raise ForeignNodeError(reason)
 
     def _foreign(self, own: int) -> str:
         """Who publishes what must be ours alone, or a clock where there may be none; "" if nobody."""

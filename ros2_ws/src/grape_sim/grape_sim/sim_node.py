@@ -16,7 +16,6 @@ import rclpy
 from geometry_msgs.msg import PoseStamped
 from grape_interfaces.msg import GateStatus, StepCommit
 from grape_interfaces.srv import ResetWorld
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
@@ -27,10 +26,11 @@ from grape_episode.geometry import Pose
 from grape_episode.ros import (
     COMMAND,
     EVENT,
-    UNNAMED,
     ForeignNodeError,
+    declare,
     other_publishers,
     pose_from_msg,
+    refuse_foreign,
     set_stamp,
     stamp_ns,
 )
@@ -94,15 +94,15 @@ class SimNode(Node):
 
     def __init__(self) -> None:
         super().__init__("grape_sim")
-        self._lock_step = self._parameter("lock_step", False, "Advance one control period for each StepCommit.")
-        self._depth = self._parameter("depth", False, "Publish depth images too.")
-        self._variant = self._parameter("variant", "clean", "Variant of the world where a reset names none.")
-        task = self._parameter("task", next(iter(SIM_TASKS)), "Task shown before the first reset.")
-        gripper = self._parameter("gripper_type", "ParallelGripperCommand", f"One of {', '.join(GRIPPER_TYPES)}.")
-        size = self._parameter("image_size", 112, "Side of the square camera images, pixels.", 16, 2048)
-        camera_hz = self._parameter("camera_hz", 10.0, "Images a second in real time.", 0.1, 100.0)
-        period = self._parameter("control_period", 0.2, "Seconds of one step in lock-step.", 0.01, 10.0)
-        discovery = self._parameter("discovery_seconds", 1.0, "Time to find a second simulator.", 0.0, 30.0)
+        self._lock_step = declare(self, "lock_step", False, "Advance one control period for each StepCommit.")
+        self._depth = declare(self, "depth", False, "Publish depth images too.")
+        self._variant = declare(self, "variant", "clean", "Variant of the world where a reset names none.")
+        task = declare(self, "task", next(iter(SIM_TASKS)), "Task shown before the first reset.")
+        gripper = declare(self, "gripper_type", "ParallelGripperCommand", f"One of {', '.join(GRIPPER_TYPES)}.")
+        size = declare(self, "image_size", 112, "Side of the square camera images, pixels.", (16, 2048))
+        camera_hz = declare(self, "camera_hz", 10.0, "Images a second in real time.", (0.1, 100.0))
+        period = declare(self, "control_period", 0.2, "Seconds of one step in lock-step.", (0.01, 10.0))
+        discovery = declare(self, "discovery_seconds", 1.0, "Time to find a second simulator.", (0.0, 30.0))
         if gripper not in GRIPPER_TYPES:
             raise SimError(f"parameter gripper_type: {gripper!r}, expected one of {', '.join(GRIPPER_TYPES)}")
         self._camera_period = 1.0 / camera_hz
@@ -120,7 +120,7 @@ class SimNode(Node):
         self._offered: tuple[int, Pose] | None = None
         self._patience = float("inf")
 
-        self._refuse_foreign(discovery)
+        refuse_foreign(lambda: self._foreign(own=0), discovery)
         self._started = self._alone = time.monotonic()
         self._topics = RobotTopics(self, self._lock_step, self._depth)
         self._gripper_server = GripperServer(self, gripper, self._on_gripper)
@@ -142,34 +142,12 @@ class SimNode(Node):
         self._ending.set()
         self._thread.join(10.0)
 
-    def _parameter(self, name: str, default, description: str, low=None, high=None):
-        descriptor = ParameterDescriptor(description=description, read_only=True)
-        if isinstance(default, float):
-            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
-        elif low is not None:
-            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high, step=1)]
-        return self.declare_parameter(name, default, descriptor).value
-
     def _foreign(self, own: int) -> str:
         for topic in (CLOCK_TOPIC, topics.COLOR):
             names = other_publishers(self, topic, own)
             if names:
                 return f"{topic} is also published by {', '.join(names)}: one world at a time"
         return ""
-
-    def _refuse_foreign(self, seconds: float) -> None:
-        start = time.monotonic()
-        while True:
-            elapsed = time.monotonic() - start
-            reason = self._foreign(own=0)
-            # an endpoint can be discovered before the name of its node
-            if elapsed >= seconds and (UNNAMED not in reason or elapsed >= 2.0 * seconds):
-                break
-            if not rclpy.ok():
-                raise ExternalShutdownException
-            time.sleep(0.05)
-        if reason:
-            raise ForeignNodeError(reason)
 
     # --- executor ---
 
