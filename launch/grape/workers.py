@@ -6,10 +6,11 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
-from grape.evaluation import Job, Result
+from grape.evaluation import EvaluationError, Job, Result
 
 _AHEAD = 4
 """Jobs handed out per worker: enough that none waits, few enough that an interruption loses little."""
@@ -44,6 +45,8 @@ class WorldWorkers:
                     done, running = wait(running, return_when=FIRST_COMPLETED)
                     for future in done:
                         yield future.result()
+            except BrokenProcessPool:
+                raise EvaluationError("a process with a world ended by force: is there enough memory?") from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,5 +1,6 @@
 """Wrong use of the command ends in one line that names what is wrong, and a non-zero exit."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -73,3 +74,10 @@ def test_an_instruction_of_no_task_needs_one() -> None:
     assert task_of("lift it", "spoon_on_towel") == "spoon_on_towel"
     with pytest.raises(ServeError, match="--task"):
         task_of("lift it", "")
+
+
+def test_a_worker_process_that_imports_the_script_does_not_run_the_command() -> None:
+    script = Path(__file__).parents[1] / "bin" / "grape"
+    runpy.run_path(str(script), run_name="__mp_main__")  # what multiprocessing does with the parent's main file
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
