@@ -76,8 +76,9 @@ def test_an_instruction_of_no_task_needs_one() -> None:
         task_of("lift it", "")
 
 
-def test_a_worker_process_that_imports_the_script_does_not_run_the_command() -> None:
+def test_a_worker_process_that_imports_the_script_does_not_run_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     script = Path(__file__).parents[1] / "bin" / "grape"
+    monkeypatch.setattr(sys, "argv", ["grape", "--help"])
     runpy.run_path(str(script), run_name="__mp_main__")  # what multiprocessing does with the parent's main file
     with pytest.raises(SystemExit):
         runpy.run_path(str(script), run_name="__main__")
