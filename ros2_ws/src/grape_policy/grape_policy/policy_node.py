@@ -6,6 +6,7 @@ infers and one loads, so that heartbeats and cancels go on meanwhile.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -114,6 +115,10 @@ class PolicyNode(LifecycleNode):
             if not v("autostart"):  # else main says it, in the one line that a node that cannot start prints
                 self.get_logger().error(self.problem)
             return TransitionCallbackReturn.FAILURE
+        # what the libraries have made stays for good: a full collection that looks through all of it stops every
+        # thread for several control ticks
+        gc.collect()
+        gc.freeze()
         serving = self._policy.switch.serving.adapter_id[:12] or "no adapter"
         self.get_logger().info(f"{folder}: base {self._policy.vla.base_hash[:12]}, {serving} serves")
         return super().on_configure(state)

@@ -192,10 +192,12 @@ def main(args: list[str] | None = None) -> int:
         return 1
     executor = MultiThreadedExecutor(4)
     executor.add_node(node)
-    threading.Thread(target=_spin, args=(executor, ended), name="executor", daemon=True).start()
+    spinner = threading.Thread(target=_spin, args=(executor, ended), name="executor", daemon=True)
+    spinner.start()
     status = ended.get()
     node.leave()
     executor.shutdown()
+    spinner.join(5.0)  # a thread inside ROS at the interpreter's end aborts the process
     rclpy.try_shutdown()
     return status
 
