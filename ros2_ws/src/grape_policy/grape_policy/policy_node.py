@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from grape_policy.swap import Reply
 
 HEARTBEAT_PERIOD = 0.05
+SWITCH_SECONDS = 0.0001
 SIGNAL_POLL = 0.1
 EXECUTOR_THREADS = 8  # a goal, a load and a transition may each hold one while they wait
 NO_MODEL = "the policy node is not configured: no model is loaded"
@@ -280,6 +281,9 @@ def _wait(ended: SimpleQueue[int]) -> int:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 and one line on stderr where it cannot start."""
+    # an inference is hundreds of small operations, and after each it may wait for the executor's threads to hand the
+    # interpreter back: by default they keep it for 5 ms
+    sys.setswitchinterval(SWITCH_SECONDS)
     ended: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.put(0))
