@@ -24,6 +24,7 @@ from grape.lifecycle import LifecycleError, bring_up
 from grape_episode import topics
 
 POLL = 0.05
+PATIENCE = 1.0
 Check = Callable[[], None]
 """Called while waiting; it raises to give up, e.g. because a process ended."""
 
@@ -51,7 +52,13 @@ class Manager:
     def change(self, node: str, transition: int) -> bool:
         request = ChangeState.Request()
         request.transition.id = transition
-        return bool(self._call(ChangeState, node, "change_state", request, self.deadline).success)
+        client = self._node.create_client(ChangeState, f"/{node.lstrip('/')}/change_state")
+        try:
+            # not to be asked twice. A node that answers a client made later has discovered this one, too
+            self.state(node)
+            return bool(self._ask(client, node, request, self.deadline, "change_state was not answered", False).success)
+        finally:
+            self._node.destroy_client(client)
 
     def load_adapter(self, folder: str) -> str:
         """The id of the adapter in ``folder``, which serves from now on. Raises LifecycleError with the reason."""
@@ -65,21 +72,28 @@ class Manager:
         self._executor.shutdown()
 
     def _call(self, kind: Any, node: str, service: str, request: Any, seconds: float, what: str = "") -> Any:
-        end = time.monotonic() + seconds
-        full = f"/{node.lstrip('/')}/{service}" if node else service
-        client = self._node.create_client(kind, full)
+        client = self._node.create_client(kind, f"/{node.lstrip('/')}/{service}" if node else service)
         try:
-            future = None
-            while time.monotonic() < end:
-                self._check()
-                if future is None and client.service_is_ready():
-                    future = client.call_async(request)
-                self._executor.spin_once(timeout_sec=POLL)
-                if future is not None and future.done():
-                    return future.result()
-            raise LifecycleError(node or service, f"{what or f'{service} was not answered'} within {seconds:g} s")
+            return self._ask(client, node or service, request, seconds, what or f"{service} was not answered")
         finally:
             self._node.destroy_client(client)
+
+    def _ask(self, client: Any, who: str, request: Any, seconds: float, what: str, again: bool = True) -> Any:
+        """An answer is lost when it is sent before its server has discovered the client, which ``service_is_ready``
+        cannot see: ``again`` asks again after 1, 2, 4 ... seconds."""
+        end = time.monotonic() + seconds
+        futures: list[Any] = []
+        due, patience = 0.0, PATIENCE
+        while time.monotonic() < end:
+            self._check()
+            if (not futures or (again and time.monotonic() > due)) and client.service_is_ready():
+                futures.append(client.call_async(request))
+                due, patience = time.monotonic() + patience, 2 * patience
+            self._executor.spin_once(timeout_sec=POLL)
+            for future in futures:
+                if future.done():
+                    return future.result()
+        raise LifecycleError(who, f"{what} within {seconds:g} s")
 
 
 @contextmanager
