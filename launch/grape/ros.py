@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, wait
 from types import TracebackType
 from typing import Any
 
@@ -61,6 +63,19 @@ class Client:
         except TimeoutError:
             raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s") from None
 
+    def call(self, service: Any, request: Any, seconds: float, what: str) -> Any:
+        """The answer of a service that may be asked twice: one that is sent before its server has discovered this
+        client is lost. Asked again after 1, 2, 4 ... seconds. Raises NoAnswerError after ``seconds``."""
+        end, patience = time.monotonic() + seconds, 1.0
+        asked: list[Any] = []
+        while (left := end - time.monotonic()) > 0:
+            asked.append(ask(self._executor, lambda: service.call_async(request)))
+            answered, _ = wait(asked, min(patience, left), FIRST_COMPLETED)
+            if answered:
+                return answered.pop().result()
+            patience *= 2
+        raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s")
+
 
 def run_episode(
     domain: int, goal: Mapping[str, Any], told: Callable[[int], None], deadline: float = 600.0
@@ -91,7 +106,7 @@ def load_adapter(client: Client, path: str, force: bool) -> LoadAdapter.Response
         if not service.wait_for_service(15.0):
             raise NoAnswerError(f"{topics.LOAD_ADAPTER}: no policy node in ROS domain {client.domain}")
         request = LoadAdapter.Request(path=path, force=force)
-        return client.ask(lambda: service.call_async(request), 30.0, topics.LOAD_ADAPTER)
+        return client.call(service, request, 30.0, topics.LOAD_ADAPTER)
     finally:
         client.node.destroy_client(service)
 
@@ -102,7 +117,7 @@ def reset_gate(domain: int) -> str:
         service = client.node.create_client(Trigger, topics.RESET_GATE)
         if not service.wait_for_service(15.0):
             raise NoAnswerError(f"{topics.RESET_GATE}: no gate in ROS domain {domain}")
-        answer = client.ask(lambda: service.call_async(Trigger.Request()), 15.0, topics.RESET_GATE)
+        answer = client.call(service, Trigger.Request(), 15.0, topics.RESET_GATE)
         if not answer.success:
             raise NoAnswerError(f"{topics.RESET_GATE}: the gate refused: {answer.message}")
         return str(answer.message)
