@@ -150,6 +150,16 @@ def declare(
     return node.declare_parameter(name, default, descriptor).value
 
 
+def spin(node: Node) -> None:
+    """``rclpy.spin`` until ROS is shut down; a signal may do that between two steps of the executor, which then
+    fails for want of a context."""
+    try:
+        rclpy.spin(node)
+    except Exception:
+        if rclpy.ok():
+            raise
+
+
 def run_node(make: Callable[[], Node], arguments: list[str] | None = None, domain_id: int | None = None) -> int:
     """Runs one node until it is interrupted or raises SystemExit; the exit status. A node that cannot start prints one
     line. Where it has a ``close`` method, that is called last, when nothing can be published any more."""
@@ -164,7 +174,7 @@ def run_node(make: Callable[[], Node], arguments: list[str] | None = None, domai
         return 1
     status = 0
     try:
-        rclpy.spin(node)
+        spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except SystemExit as end:
