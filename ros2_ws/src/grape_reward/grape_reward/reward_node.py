@@ -30,7 +30,7 @@ from sensor_msgs.msg import JointState
 
 from grape_episode import topics
 from grape_episode.messages import fill_header, identity_of, outcome_of, stamp_of
-from grape_episode.ros import EVENT, LATCHED, declare, robot_state
+from grape_episode.ros import EVENT, LATCHED, declare, robot_state, spin
 from grape_reward.errors import RewardError
 from grape_reward.gcpg import PRESETS, Lambdas
 from grape_reward.live import Judgement, LiveEpisode
@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
     node = None
     try:
         node = RewardNode()
-        rclpy.spin(node)
+        spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (RewardError, ParameterException) as error:

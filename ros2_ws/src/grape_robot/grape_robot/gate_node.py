@@ -34,6 +34,7 @@ from grape_episode.ros import (
     refuse_foreign,
     robot_state,
     set_stamp,
+    spin,
     stamp_ns,
 )
 from grape_robot import gate
@@ -300,7 +301,7 @@ def main() -> int:
     node = None
     try:
         node = GateNode()
-        rclpy.spin(node)
+        spin(node)
     except (ProfileError, GateStartError, ForeignNodeError, ParameterException) as error:
         print(f"grape_gate: {error}", file=sys.stderr)
         return 1

@@ -32,6 +32,7 @@ from grape_episode.ros import (
     pose_from_msg,
     refuse_foreign,
     set_stamp,
+    spin,
     stamp_ns,
 )
 from grape_sim.errors import SimError
@@ -334,7 +335,7 @@ def main() -> int:
     node = None
     try:
         node = SimNode()
-        rclpy.spin(node)
+        spin(node)
     except (SimError, ForeignNodeError, ParameterException) as error:
         print(f"grape_sim: {error}", file=sys.stderr)
         return 1
