@@ -14,7 +14,6 @@ from typing import Any
 
 import rclpy
 from grape_interfaces.action import Align
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import ParameterException
@@ -23,10 +22,11 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from grape_episode import topics
+from grape_episode.ros import declare
 from grape_policy.goals import OneGoal
 from grape_trainer.errors import TrainerError
 from grape_trainer.loop import AlignConfig, AlignResult, Progress, align
-from grape_trainer.parameters import PARAMETERS, AlignGoal, Parameter, align_config, check_start
+from grape_trainer.parameters import PARAMETERS, AlignGoal, align_config, check_start
 from grape_trainer.registry import Registry
 from grape_trainer.rig import Rig, RigPool
 from grape_trainer.ros import RosRig
@@ -41,7 +41,10 @@ class TrainerNode(Node):
     def __init__(self) -> None:
         super().__init__(NAME)
         for parameter in PARAMETERS:
-            _declare(self, parameter)
+            bounds = None
+            if parameter.low is not None and parameter.high is not None:
+                bounds = (parameter.low, parameter.high)
+            declare(self, parameter.name, parameter.default, parameter.description, bounds, not parameter.settable)
         check_start(self._value)
         self._goal = OneGoal()
         self._leaving = threading.Event()
@@ -153,19 +156,6 @@ def _goal(request: Align.Goal) -> AlignGoal:
         preset=request.preset,
         seed=request.seed,
     )
-
-
-def _declare(node: Node, parameter: Parameter) -> None:
-    descriptor = ParameterDescriptor(description=parameter.description, read_only=not parameter.settable)
-    if parameter.low is not None and parameter.high is not None:
-        if isinstance(parameter.default, float):
-            bounds = FloatingPointRange(from_value=float(parameter.low), to_value=float(parameter.high), step=0.0)
-            descriptor.floating_point_range = [bounds]
-        else:
-            descriptor.integer_range = [
-                IntegerRange(from_value=int(parameter.low), to_value=int(parameter.high), step=1)
-            ]
-    node.declare_parameter(parameter.name, parameter.default, descriptor)
 
 
 def _spin(executor: MultiThreadedExecutor, ended: SimpleQueue[int]) -> None:
