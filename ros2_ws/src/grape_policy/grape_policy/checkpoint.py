@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from grape_policy.codec import ActionCodec, NormStats
+from grape_policy.codec import ActionCodec, NormStats, gripper_opening, gripper_value
 from grape_policy.config import ConfigError, VlaSpec, parse_config, read_json
 from grape_policy.keys import MASK_TOKEN, UNUSED_PREFIX, to_module, to_openvla, tower_rules
 from grape_policy.model import OpenVla
@@ -41,6 +43,18 @@ class Vla:
     stats: NormStats
     base_hash: str
     folder: Path
+
+    def actions(self, tokens: ArrayLike, unnorm_key: str | None = None) -> NDArray[np.float64]:
+        """(..., 7) action ids -> (..., 7) actions: metres, radians as `spec.rotation` names them, gripper opening.
+
+        The gripper is 0 closed to 1 open whatever the checkpoint's convention; not clipped. unnorm_key: see
+        `NormStats.of`, which raises ConfigError.
+        """
+        return gripper_opening(self.stats.unnormalise(self.codec.decode(tokens), unnorm_key), self.spec.gripper)
+
+    def action_tokens(self, actions: ArrayLike, unnorm_key: str | None = None) -> NDArray[np.int64]:
+        """The inverse of `actions` up to the width of a bin: the ids to train on, (..., 7)."""
+        return self.codec.encode(self.stats.normalise(gripper_value(actions, self.spec.gripper), unnorm_key))
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from grape_policy.config import ACTION_SIZE, ConfigError
+from grape_policy.config import ACTION_SIZE, GRIPPERS, ConfigError
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,25 @@ class ActionStats:
     q01: NDArray[np.float64]
     q99: NDArray[np.float64]
     mask: NDArray[np.bool_]
+
+
+def gripper_opening(actions: ArrayLike, convention: str) -> NDArray[np.float64]:
+    """(..., 7) actions of a checkpoint -> the same with the gripper from 0 (closed) to 1 (open), not clipped.
+
+    convention: a name in `config.GRIPPERS`.
+    """
+    result = np.array(actions, float)
+    closed, opened = GRIPPERS[convention]
+    result[..., -1] = (result[..., -1] - closed) / (opened - closed)
+    return result
+
+
+def gripper_value(actions: ArrayLike, convention: str) -> NDArray[np.float64]:
+    """The inverse of `gripper_opening`: what a checkpoint of this convention was trained to say."""
+    result = np.array(actions, float)
+    closed, opened = GRIPPERS[convention]
+    result[..., -1] = closed + (opened - closed) * result[..., -1]
+    return result
 
 
 class NormStats:
@@ -69,13 +88,16 @@ class NormStats:
         return self.by_key[key]
 
     def normalise(self, actions: ArrayLike, key: str | None = None) -> NDArray[np.float64]:
-        """(..., 7) actions in metres, radians and gripper opening -> [-1, 1]; a constant dimension becomes 0."""
+        """(..., 7) actions in metres, radians and the checkpoint's gripper values -> [-1, 1].
+
+        A constant dimension becomes 0.
+        """
         stats, actions = self.of(key), np.asarray(actions, float)
         scaled = np.clip(2.0 * (actions - stats.q01) / (stats.q99 - stats.q01 + 1e-8) - 1.0, -1.0, 1.0)
         scaled = np.where(stats.q01 == stats.q99, 0.0, scaled)
         return np.where(stats.mask, scaled, actions)
 
     def unnormalise(self, normalised: ArrayLike, key: str | None = None) -> NDArray[np.float64]:
-        """(..., 7) values in [-1, 1] -> actions in metres, radians and gripper opening."""
+        """(..., 7) values in [-1, 1] -> actions in metres, radians and the checkpoint's gripper values."""
         stats, values = self.of(key), np.asarray(normalised, float)
         return np.where(stats.mask, 0.5 * (values + 1.0) * (stats.q99 - stats.q01) + stats.q01, values)

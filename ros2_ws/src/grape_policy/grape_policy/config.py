@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 ROTATIONS = ("euler_xyz", "axis_angle")
-GRIPPERS = ("open_is_one", "closed_is_one")
+# Name of a gripper convention: its values for closed and for open. `minus_one_open` is that of LIBERO's environments.
+GRIPPERS = {"open_is_one": (0.0, 1.0), "closed_is_one": (1.0, 0.0), "minus_one_open": (1.0, -1.0)}
 ACTION_SIZE = 7
 LLAMA2_EMPTY_TOKEN = 29871
 
@@ -172,7 +173,7 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> VlaSpec:
     if rotation not in ROTATIONS:
         raise ConfigError(f"{where}: action_convention.rotation {rotation!r} is none of {ROTATIONS}")
     if gripper not in GRIPPERS:
-        raise ConfigError(f"{where}: action_convention.gripper {gripper!r} is none of {GRIPPERS}")
+        raise ConfigError(f"{where}: action_convention.gripper {gripper!r} is none of {tuple(GRIPPERS)}")
     empty = config.get("empty_token_id", LLAMA2_EMPTY_TOKEN if vocab == 32000 else None)
     return VlaSpec(
         towers=_towers(config, where),

@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -126,3 +127,29 @@ def test_a_published_config_gets_its_dimensions_from_the_names_of_its_towers() -
     for name, value in (("timm_model_ids", ["x", "y"]), ("model_type", "llama"), ("n_action_bins", 40000)):
         with pytest.raises(ConfigError, match=name):
             parse_config({**published, name: value})
+
+
+@pytest.mark.parametrize("gripper", ["open_is_one", "closed_is_one", "minus_one_open"])
+def test_actions_are_the_houses_whatever_the_checkpoint_says(folder: Path, gripper: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["action_convention"] = {"rotation": "axis_angle", "gripper": gripper}
+    (folder / "config.json").write_text(json.dumps(config))
+    vla = load_checkpoint(folder)
+    tokens = np.random.default_rng(0).integers(513, 768, (4, 7))
+    raw = vla.stats.unnormalise(vla.codec.decode(tokens))
+    expected = {"open_is_one": raw[:, 6], "closed_is_one": 1 - raw[:, 6], "minus_one_open": (1 - raw[:, 6]) / 2}
+    actions = vla.actions(tokens, "random")
+    assert actions.dtype == np.float64 and actions.shape == (4, 7)
+    assert np.array_equal(actions[:, :6], raw[:, :6])
+    assert np.allclose(actions[:, 6], expected[gripper], atol=1e-15)
+    assert np.array_equal(vla.actions(tokens[2]), actions[2])
+    # the ends of the range: what is open for the house is trained as the checkpoint's own value for open
+    assert vla.actions(vla.action_tokens(np.array([0.0] * 6 + [1.0])))[6] == pytest.approx(1.0, abs=0.01)
+    assert np.array_equal(vla.action_tokens(actions), tokens)
+
+
+def test_an_unknown_gripper_convention_lists_the_known_ones(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "action_convention": {"gripper": "loose"}}))
+    with pytest.raises(CheckpointError, match=r"config\.json: action_convention\.gripper 'loose'.*minus_one_open"):
+        load_checkpoint(folder)

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from grape_policy.codec import ActionCodec, NormStats
-from grape_policy.config import ConfigError
+from grape_policy.codec import ActionCodec, NormStats, gripper_opening, gripper_value
+from grape_policy.config import GRIPPERS, ConfigError
 
 CODEC = ActionCodec(32000)
 STATS = NormStats(
@@ -50,6 +50,28 @@ def test_a_constant_dimension_becomes_zero_and_the_gripper_is_not_scaled() -> No
     normalised = STATS.normalise([0.0, 0.0, 0.0, 0.0, 0.0, 7.0, 1.0])
     assert normalised[5] == 0.0
     assert normalised[6] == 1.0
+
+
+def test_the_grippers_conventions_meet_in_the_opening() -> None:
+    """0.25 open, as each convention says it; OPENVLA.md: LIBERO's environments take -1 for open, +1 for closed."""
+    said = {"open_is_one": 0.25, "closed_is_one": 0.75, "minus_one_open": 0.5}
+    assert said.keys() == GRIPPERS.keys()
+    for convention, value in said.items():
+        action = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, value])
+        opening = gripper_opening(action[None], convention)
+        assert np.array_equal(opening[0, :6], action[:6])
+        assert opening[0, 6] == pytest.approx(0.25, abs=1e-15)
+        assert action[6] == value  # the argument is left alone
+
+
+@given(arrays(float, (3, 7), elements=st.floats(-1.0, 2.0)), st.sampled_from(list(GRIPPERS)))
+def test_a_grippers_value_comes_back(actions: np.ndarray, convention: str) -> None:
+    assert np.allclose(gripper_value(gripper_opening(actions, convention), convention), actions, atol=1e-12)
+
+
+@given(arrays(float, 7, elements=st.floats(-1.0, 2.0)))
+def test_openvlas_own_convention_changes_no_bit(action: np.ndarray) -> None:
+    assert np.array_equal(gripper_opening(action, "open_is_one"), action)
 
 
 def test_unknown_keys_and_broken_statistics_are_named() -> None:
