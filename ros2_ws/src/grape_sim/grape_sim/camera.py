@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pybullet as pb
@@ -29,6 +30,16 @@ class CameraConfig:
     far: float = 3.0
     light_from: Vector = (0.6, -0.9, 1.6)
     shadows: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """One look through the camera: ``color`` (H, W, 3) uint8 RGB, ``depth`` (H, W) float32 metres along the optical
+    axis (0 where nothing is), ``labels`` (H, W) int32: whose pixel it is, -1 where nobody's."""
+
+    color: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    labels: NDArray[np.int32]
 
 
 class Camera:
@@ -67,9 +78,19 @@ class Camera:
 
         Where nothing is seen the depth is 0, as from a depth camera.
         """
+        image, buffer, _ = self._shoot(width, height, shadows, pb.ER_NO_SEGMENTATION_MASK)
+        return image, self._metres(buffer) if depth else None
+
+    def view(self, width: int, height: int) -> View:
+        """Colour, depth and segmentation from one rendering; ``labels`` are body ids of the physics client."""
+        image, buffer, labels = self._shoot(width, height, None, 0)
+        return View(image, self._metres(buffer), np.array(labels, dtype=np.int32).reshape(height, width))
+
+    def _shoot(self, width: int, height: int, shadows: bool | None, flags: int) -> tuple[NDArray[np.uint8], Array, Any]:
+        """Colour, the depth buffer (H, W) in [0, 1], and what the renderer says of segmentation."""
         config = self.config
         projection = pb.computeProjectionMatrixFOV(config.fov, width / height, config.near, config.far)
-        _, _, colour, buffer, _ = pb.getCameraImage(
+        _, _, colour, buffer, labels = pb.getCameraImage(
             width,
             height,
             self._view,
@@ -82,13 +103,14 @@ class Camera:
             lightDiffuseCoeff=0.42,
             lightSpecularCoeff=0.04,
             renderer=pb.ER_TINY_RENDERER,
-            flags=pb.ER_NO_SEGMENTATION_MASK,
+            flags=flags,
             physicsClientId=self._client,
         )
         image = np.ascontiguousarray(np.asarray(colour, dtype=np.uint8).reshape(height, width, 4)[..., :3])
-        if not depth:
-            return image, None
-        raw = np.asarray(buffer, dtype=np.float64).reshape(height, width)
-        metres = config.far * config.near / (config.far - (config.far - config.near) * raw)
+        return image, np.asarray(buffer, dtype=np.float64).reshape(height, width), labels
+
+    def _metres(self, buffer: Array) -> NDArray[np.float32]:
+        config = self.config
+        metres = config.far * config.near / (config.far - (config.far - config.near) * buffer)
         metres[metres > 0.999 * config.far] = 0.0
-        return image, metres.astype(np.float32)
+        return metres.astype(np.float32)

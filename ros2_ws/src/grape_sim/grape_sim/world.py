@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from grape_episode.episode import World as WorldTruth
 from grape_episode.geometry import Array, Pose
 from grape_sim import textures as tx
-from grape_sim.camera import Camera, CameraConfig
+from grape_sim.camera import Camera, CameraConfig, View
 from grape_sim.errors import SimError
 from grape_sim.judge import Cast, Judge, JudgeConfig
 from grape_sim.meshes import write_png
@@ -245,6 +245,15 @@ class World:
         """The camera's picture (height, width, 3) uint8 RGB at another size; ``shadows`` for a person's eyes."""
         self._check_scene()
         return self.camera.render(width, height, shadows=shadows)[0]
+
+    def view(self, width: int = 640, height: int = 480) -> View:
+        """Colour, depth and masks at the camera's size in the lab: ``labels`` are indices into ``keypoint_names``, -1
+        for robot, table and nothing."""
+        self._check_scene()
+        seen = self.camera.view(width, height)
+        index = np.full(max(2, *self.bodies, int(seen.labels.max())) + 2, -1, dtype=np.int32)
+        index[self.bodies] = np.arange(len(self.bodies))
+        return View(seen.color, seen.depth, index[seen.labels])
 
     def close(self) -> None:
         """End the physics client and remove generated files; a second call does nothing."""

@@ -70,3 +70,29 @@ def test_nothing_seen_has_no_depth(world: World) -> None:
     assert depth is not None
     assert (depth[image.min(axis=2) < 200] > 0).all()
     assert (depth == 0).any(), "the wall behind the table is not modelled"
+
+
+def test_a_view_is_the_same_picture_and_its_masks_lie_on_the_things(world: World) -> None:
+    observation = world.reset("green_cube_on_yellow_cube", "distractors", 4)
+    width, height = 320, 240
+    view = world.view(width, height)
+    color, depth = world.camera.render(width, height, depth=True)
+    np.testing.assert_array_equal(view.color, color)
+    np.testing.assert_array_equal(view.depth, depth)
+    assert set(np.unique(view.labels)) == {-1, *range(len(observation.keypoint_names))}
+    points = back_projected(world, view.depth).reshape(height, width, 3)
+    for index, (name, keypoint) in enumerate(zip(observation.keypoint_names, observation.keypoints, strict=True)):
+        seen = points[view.labels == index]
+        reach = object_model(name).radius + 0.01
+        assert len(seen) > 50 and (np.linalg.norm(seen[:, :2] - keypoint[:2], axis=1) < reach).all(), name
+
+
+def test_a_view_needs_no_square(world: World) -> None:
+    """What the camera matrix says holds for the lab's aspect ratio too: the cube's mask lies around its keypoint."""
+    observation = world.reset("green_cube_on_yellow_cube", "clean", 4)
+    view = world.view()
+    assert view.color.shape == (480, 640, 3) and view.depth.shape == view.labels.shape == (480, 640)
+    u, v = world.camera.project(observation.keypoints[:1], 640, 480)[0]
+    rows, columns = np.nonzero(view.labels == 0)
+    # The faces that are seen lie before the middle, so up to half a side off it.
+    assert abs(columns.mean() - u) < 8 and abs(rows.mean() - v) < 8
