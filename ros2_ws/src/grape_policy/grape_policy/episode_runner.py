@@ -1,6 +1,6 @@
 """One rollout: announce, reset, wait for the gate, act, end. No ROS here: the world is behind :class:`Ports`.
 
-The runner blocks its own thread (the inference worker); everything it waits for comes through the inbox, and every
+The runner blocks its thread; everything it waits for comes through the inbox, and every
 wait has a deadline and ends in one line for people.
 """
 
@@ -49,7 +49,7 @@ class EpisodeReport:
 
 
 class Ports(Protocol):
-    """What a rollout needs from outside. ``prepare_recording`` and ``reset_world`` raise EpisodeEnd."""
+    """What a rollout needs from outside. ``prepare_recording``, ``reset_world`` and ``decide`` raise EpisodeEnd."""
 
     def now(self) -> int: ...
     def check_world(self) -> None: ...
@@ -60,6 +60,19 @@ class Ports(Protocol):
     def publish_step(self, step: Step, identity: Identity) -> None: ...
     def feedback(self, step: Step, stage: int) -> None: ...
     def publish_outcome(self, identity: Identity, outcome: Outcome) -> None: ...
+
+
+def check_stop(inbox: Inbox) -> None:
+    """Raise the EpisodeEnd of a stop, asked for or forced by a failure."""
+    if inbox.stop_reason is not None:
+        raise EpisodeEnd(ERROR if inbox.failed else CANCELLED, inbox.stop_reason)
+
+
+def check_interrupt(inbox: Inbox) -> None:
+    """Raise the EpisodeEnd of what ends a running episode whatever it waits for: a stop, a gate fault."""
+    check_stop(inbox)
+    if inbox.gate is not None and inbox.gate.state == STOPPED:
+        raise EpisodeEnd(GATE_FAULT, f"the gate has stopped: {inbox.gate.reason or inbox.gate.check or 'no reason'}")
 
 
 class EpisodeRunner:
@@ -105,12 +118,7 @@ class EpisodeRunner:
     def _interrupt(self) -> None:
         """Raise what ends an episode at any time: a stop, a gate fault, too many vetoes. Under the inbox's lock."""
         inbox = self._inbox
-        if inbox.stop_reason is not None:
-            raise EpisodeEnd(CANCELLED, inbox.stop_reason)
-        if inbox.gate is not None and inbox.gate.state == STOPPED:
-            raise EpisodeEnd(
-                GATE_FAULT, f"the gate has stopped: {inbox.gate.reason or inbox.gate.check or 'no reason'}"
-            )
+        check_interrupt(inbox)
         while inbox.verdicts:
             verdict = inbox.verdicts.popleft()
             self._judged = max(self._judged, verdict.step)

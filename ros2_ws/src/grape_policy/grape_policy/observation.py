@@ -142,6 +142,7 @@ class Inbox:
         self.world: WorldSample | None = None
         self.record: RecordSample | None = None
         self.stop_reason: str | None = None
+        self.failed = False
         self.leaving = False
         self._episode_id = ""
 
@@ -195,18 +196,26 @@ class Inbox:
                 self.record = sample
                 self._changed.notify_all()
 
-    def stop(self, reason: str, leaving: bool = False) -> None:
-        """Ask the running episode to end as cancelled; ``reason`` becomes its detail.
+    def stop(self, reason: str, leaving: bool = False, failed: bool = False) -> None:
+        """Ask the running episode to end as cancelled, or as an error where something has ``failed``, which nothing
+        that comes after covers; ``reason`` becomes its detail.
 
         ``leaving``: the node goes away, and others perhaps with it, so nobody is waited for long."""
         with self._changed:
-            self.stop_reason, self.leaving = reason, leaving
+            if not self.failed:
+                self.stop_reason, self.failed = reason, failed
+            self.leaving = leaving
             self._changed.notify_all()
 
     def clear_stop(self) -> None:
         """A new goal: what stopped the last one is over."""
         with self._changed:
-            self.stop_reason, self.leaving = None, False
+            self.stop_reason, self.leaving, self.failed = None, False, False
+
+    def wake(self) -> None:
+        """Have those who wait look again: what they wait for has come by another way."""
+        with self._changed:
+            self._changed.notify_all()
 
     def wait(self, check: Callable[[], T | None], seconds: float, poll: float = 0.5) -> T | None:
         """The first result of ``check()`` that is not None, or None after ``seconds`` of the steady clock.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Any
 from grape_episode import topics
 
 Value = bool | int | float | str | list[str]
+UNMERGED, MERGED = "unmerged", "merged"
+DTYPES = ("float32", "bfloat16", "float16")
+_HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,15 @@ class Parameter:
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("autostart", True, "Configure and activate at once; false: a lifecycle manager does it."),
-    Parameter("model", "", "Folder of the checkpoint."),
+    Parameter("model", "", "The checkpoint: a folder, or ORGANISATION/NAME on the Hugging Face hub."),
     Parameter("device", "cpu", "Torch device: cpu, cuda, cuda:1, ..."),
     Parameter("dtype", "float32", "Torch dtype of the weights: float32, bfloat16 or float16."),
-    Parameter("threads", 1, "Threads of the inference worker.", 1, 256),
+    Parameter("threads", 1, "Threads of an inference.", 1, 256),
     Parameter("unnorm_key", "", "Key of the checkpoint's action statistics; empty: the only one there is."),
+    Parameter("center_crop", False, "Use the central 0.9 of the image's area, as OpenVLA's fine-tunes need."),
+    Parameter("action_tokens_only", False, "Sample among the action tokens alone; log-probs stay those of all tokens."),
+    Parameter("adapter_rank", 32, "Rank of the adapter slots: an adapter above it is refused.", 1, 1024),
+    Parameter("adapter_mode", UNMERGED, "unmerged: beside the weights; merged: in second copies of them (memory)."),
     Parameter("registry", "", "Folder of the adapter registry; its current adapter serves first. Empty: none."),
     Parameter("warmup", 2, "Inferences before the node says it is configured.", 0, 100),
     Parameter("control_period", 0.2, "Seconds between two steps.", 0.01, 10.0),
@@ -59,6 +67,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("gate_deadline", 2.0, "Real time: seconds without a GateStatus.", 0.1, 600.0, settable=True),
     Parameter("service_deadline", 5.0, "Seconds to find a service.", 0.1, 600.0, settable=True),
     Parameter("deadline", 30.0, "Seconds for every answer of another node.", 0.1, 600.0, settable=True),
+    Parameter("inference_deadline", 60.0, "Seconds for an inference.", 0.1, 3600.0, settable=True),
     Parameter("record_deadline", 30.0, "Seconds for the recorder to close the bag.", 0.1, 600.0, settable=True),
     Parameter("veto_limit", 3, "The episode ends after so many vetoes in a row.", 1, 100_000, settable=True),
     Parameter("step_limit", 60, "Steps of an episode where the goal does not say.", 1, 1_000_000, settable=True),
@@ -98,6 +107,7 @@ class EpisodeSettings:
     gate_deadline: float
     service_deadline: float
     deadline: float
+    inference_deadline: float
     record_deadline: float
     veto_limit: int
 
@@ -110,15 +120,44 @@ class EpisodeSettings:
         return settings
 
 
-def model_folder(name: str) -> Path:
-    """The folder that parameter model names. Raises ValueError where it is not there: looked at before the model's
-    libraries are imported, which takes seconds."""
+@dataclass(frozen=True)
+class EngineSettings:
+    """The parameters of the inference process, under their names in :data:`PARAMETERS`."""
+
+    model: str
+    device: str = "cpu"
+    dtype: str = "float32"
+    threads: int = 1
+    unnorm_key: str = ""
+    center_crop: bool = False
+    action_tokens_only: bool = False
+    adapter_rank: int = 32
+    adapter_mode: str = UNMERGED
+    registry: str = ""
+    warmup: int = 2
+
+    @staticmethod
+    def read(value: Callable[[str], Any]) -> EngineSettings:
+        """``value`` gives a parameter by its name. Raises ValueError naming a parameter that is none of its words, or a
+        model that is not there: looked at before the model's libraries are imported, which takes seconds."""
+        values = {field.name: value(field.name) for field in fields(EngineSettings)}
+        for name, words in (("dtype", DTYPES), ("adapter_mode", (UNMERGED, MERGED))):
+            if values[name] not in words:
+                raise ValueError(f"parameter {name}: {values[name]!r} is none of {', '.join(words)}")
+        values["model"] = _checkpoint(values["model"])
+        values["registry"] = str(Path(values["registry"]).expanduser()) if values["registry"] else ""
+        return EngineSettings(**values)
+
+
+def _checkpoint(name: str) -> str:
     if not name:
         raise ValueError("parameter model: name the folder of a checkpoint")
     folder = Path(name).expanduser()
-    if not folder.is_dir():
+    if folder.is_dir():
+        return str(folder)
+    if not _HUB.fullmatch(name):
         raise ValueError(f"parameter model: {folder}: no such folder")
-    return folder
+    return name
 
 
 def task_instruction(task: str, given: str, table: list[str]) -> str:

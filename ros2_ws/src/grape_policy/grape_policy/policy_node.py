@@ -1,22 +1,20 @@
 """The policy node: holds the model, acts in ``RunEpisode`` goals, swaps adapters between two inferences.
 
-Threads: the executor's carry only light callbacks (they put what came into the inbox) and those that wait; one worker
-infers and one loads, so that heartbeats and cancels go on meanwhile.
+The model is in a process of its own (:mod:`inference_process`): nothing here keeps the interpreter for long, and the
+executor's threads carry only light callbacks and those that wait.
 """
 
 from __future__ import annotations
 
-import gc
 import signal
 import sys
 import threading
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rclpy
 from grape_interfaces.action import RunEpisode
@@ -36,17 +34,15 @@ from grape_episode.episode import Step
 from grape_episode.ros import EVENT, LATCHED, declare
 from grape_policy import ros
 from grape_policy.episode_runner import CANCELLED, ERROR, STEP_LIMIT, SUCCESS, EpisodeReport, EpisodeRunner
+from grape_policy.errors import ProcessEndedError
 from grape_policy.goals import OneGoal
 from grape_policy.identity import episode_identity
+from grape_policy.inference_process import EngineProcess
 from grape_policy.observation import LEAVING_SECONDS, UNKNOWN, Inbox
-from grape_policy.parameters import PARAMETERS, EpisodeSettings, model_folder
-
-if TYPE_CHECKING:
-    from grape_policy.loading import Policy
-    from grape_policy.swap import Reply
+from grape_policy.parameters import PARAMETERS, EngineSettings, EpisodeSettings
+from grape_policy.swap import AdapterSwitch, Reply
 
 HEARTBEAT_PERIOD = 0.05
-SWITCH_SECONDS = 0.0001
 SIGNAL_POLL = 0.1
 EXECUTOR_THREADS = 8  # a goal, a load and a transition may each hold one while they wait
 NO_MODEL = "the policy node is not configured: no model is loaded"
@@ -65,8 +61,8 @@ class PolicyNode(LifecycleNode):
             )
         self.problem = ""
         self._inbox, self._goal = Inbox(), OneGoal()
-        self._policy: Policy | None = None
-        self._worker, self._loader = ThreadPoolExecutor(1, "inference"), ThreadPoolExecutor(1, "loader")
+        self._engine: EngineProcess | None = None
+        self._switch: AdapterSwitch | None = None
         self._heard: list[Subscription] = []
         self._active = False
         self._episode_id = ""
@@ -102,26 +98,23 @@ class PolicyNode(LifecycleNode):
     # lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        v = self._value
-        try:
-            EpisodeSettings.read(v)
-            folder = model_folder(v("model"))
-            from grape_policy.loading import load_policy  # torch and transformers: seconds, so not for a wrong name
+        log = self.get_logger()
 
-            registry = Path(v("registry")).expanduser() if v("registry") else None
-            places = (folder, v("device"), v("dtype"), registry, v("threads"), v("warmup"), v("unnorm_key") or None)
-            self._policy = self._worker.submit(load_policy, *places).result()
+        def progress(done: int, total: int) -> None:
+            log.info(f"loading {settings.model}: {done} of {total} tensors")
+
+        try:
+            EpisodeSettings.read(self._value)
+            settings = EngineSettings.read(self._value)
+            self._engine = engine = EngineProcess(settings, log.info, progress, self._on_engine_ended)
         except (ValueError, RuntimeError, OSError) as problem:
             self.problem = " ".join(str(problem).split())
-            if not v("autostart"):  # else main says it, in the one line that a node that cannot start prints
-                self.get_logger().error(self.problem)
+            if not self._value("autostart"):  # else main says it, in the one line that a node that cannot start prints
+                log.error(self.problem)
             return TransitionCallbackReturn.FAILURE
-        # what the libraries have made stays for good: a full collection that looks through all of it stops every
-        # thread for several control ticks
-        gc.collect()
-        gc.freeze()
-        serving = self._policy.switch.serving.adapter_id[:12] or "no adapter"
-        self.get_logger().info(f"{folder}: base {self._policy.vla.base_hash[:12]}, {serving} serves")
+        self._switch = AdapterSwitch(engine)
+        serving = engine.serving.adapter_id[:12] or "no adapter"
+        log.info(f"{engine.facts.folder}: base {engine.facts.base_hash[:12]}, {serving} serves")
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -139,13 +132,21 @@ class PolicyNode(LifecycleNode):
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._policy = None
+        engine, self._engine, self._switch = self._engine, None, None
+        if engine is not None:
+            engine.close()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         if self._active:
             self.on_deactivate(state)
         return self.on_cleanup(state)
+
+    def _on_engine_ended(self, problem: str) -> None:
+        """Called once, by a thread of the engine's, when its process is gone unasked."""
+        if self._engine is not None:  # else on_configure says it
+            self.get_logger().error(f"{problem}; no goal is taken until this node is cleaned up and configured again")
+            self._inbox.stop(problem, failed=True)
 
     def _beat(self) -> None:
         if self._active:
@@ -157,6 +158,8 @@ class PolicyNode(LifecycleNode):
 
     def _on_goal(self, goal: RunEpisode.Goal) -> GoalResponse:
         problem = "the policy node is not active" if not self._active else ""
+        if not problem and self._engine is not None:
+            problem = self._engine.problem
         if not problem and not self._goal.reserve():
             problem = f"episode {self._episode_id or 'of another goal'} is running"
         if problem:
@@ -172,7 +175,7 @@ class PolicyNode(LifecycleNode):
     def _on_execute(self, handle: Any) -> RunEpisode.Result:
         self._goal.begin()
         try:
-            return self._finish(handle, self._worker.submit(self._rollout, handle).result())
+            return self._finish(handle, self._rollout(handle))
         except Exception as problem:
             handle.abort()
             self.get_logger().error(f"{topics.RUN_EPISODE}: {problem}")
@@ -183,19 +186,20 @@ class PolicyNode(LifecycleNode):
             self._goal.end()
 
     def _rollout(self, handle: Any) -> EpisodeReport:
-        policy, settings = self._policy, EpisodeSettings.read(self._value)
-        if policy is None:
+        engine, switch, settings = self._engine, self._switch, EpisodeSettings.read(self._value)
+        if engine is None or switch is None:
             raise RuntimeError("the policy node is not active")
-        adapter = policy.switch.begin_episode()
+        adapter = switch.begin_episode()
         try:
             now = int(self.get_clock().now().nanoseconds)
-            identity = episode_identity(handle.request, self._value, policy.vla.base_hash, adapter, now)
+            identity = episode_identity(handle.request, self._value, engine.facts.base_hash, adapter, now)
             self._episode_id = identity.episode_id
             feedback = partial(self._feedback, handle)
-            ports = ros.RosPorts(self, self._outlets, self._inbox, policy, settings, feedback)
+            ports = ros.RosPorts(self, self._outlets, self._inbox, engine, settings, feedback)
             return EpisodeRunner(self._inbox, ports, settings).run(identity, handle.request.record)
         finally:
-            policy.switch.end_episode()
+            with suppress(ProcessEndedError):  # the episode has ended by it, and says so
+                switch.end_episode()
 
     def _feedback(self, handle: Any, step: Step, stage: int) -> None:
         handle.publish_feedback(
@@ -231,22 +235,20 @@ class PolicyNode(LifecycleNode):
     # adapters
 
     def _on_load(self, request: LoadAdapter.Request, response: LoadAdapter.Response) -> LoadAdapter.Response:
-        if self._policy is None:
+        if self._switch is None:
             response.reason = NO_MODEL
             return response
-        folder = Path(request.path).expanduser() if request.path else None
-        reply = self._loader.submit(self._policy.switch.load, folder, request.force).result()
+        reply = self._switch.load(Path(request.path).expanduser() if request.path else None, request.force)
         response.pending = reply.pending
         return self._answer(reply, response, f"load {request.path or 'the base model alone'}")
 
     def _on_rollback(
         self, request: RollbackAdapter.Request, response: RollbackAdapter.Response
     ) -> RollbackAdapter.Response:
-        if self._policy is None:
+        if self._switch is None:
             response.reason = NO_MODEL
             return response
-        reply = self._loader.submit(self._policy.switch.rollback, request.force).result()
-        return self._answer(reply, response, "roll back")
+        return self._answer(self._switch.rollback(request.force), response, "roll back")
 
     def _answer(self, reply: Reply, response: Any, what: str) -> Any:
         response.accepted, response.reason = reply.accepted, reply.reason
@@ -258,8 +260,7 @@ class PolicyNode(LifecycleNode):
         return response
 
     def _on_list(self, request: ListAdapters.Request, response: ListAdapters.Response) -> ListAdapters.Response:
-        if self._policy is not None:
-            switch = self._policy.switch
+        if (switch := self._switch) is not None:
             response.adapters = [ros.adapter_info(switch.serving, serving=True)]
             response.adapters += [ros.adapter_info(adapter, serving=False) for adapter in switch.known()]
         return response
@@ -281,9 +282,6 @@ def _wait(ended: SimpleQueue[int]) -> int:
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 and one line on stderr where it cannot start."""
-    # an inference is hundreds of small operations, and after each it may wait for the executor's threads to hand the
-    # interpreter back: by default they keep it for 5 ms
-    sys.setswitchinterval(SWITCH_SECONDS)
     ended: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.put(0))

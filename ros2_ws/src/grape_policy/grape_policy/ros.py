@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from geometry_msgs.msg import PoseStamped
 from grape_interfaces.msg import (
@@ -41,13 +41,13 @@ from grape_episode.ros import (
     robot_state,
     stamp_ns,
 )
-from grape_policy.episode_runner import CANCELLED, ERROR, GATE_FAULT, STALE_CAMERA, EpisodeEnd
+from grape_policy.decision import AdapterInfo as Serving
+from grape_policy.decision import Answer
+from grape_policy.episode_runner import ERROR, GATE_FAULT, STALE_CAMERA, EpisodeEnd, check_interrupt, check_stop
+from grape_policy.errors import ProcessEndedError, ProcessingError
+from grape_policy.inference_process import EngineProcess
 from grape_policy.observation import Frame, GateSample, Inbox, Observation, RecordSample, TaskSample, WorldSample
 from grape_policy.parameters import EpisodeSettings
-
-if TYPE_CHECKING:  # these import the model's libraries, which takes seconds
-    from grape_policy.engine import AdapterInfo as Serving
-    from grape_policy.loading import Policy
 
 
 def raw_frame(data: bytes) -> Frame:
@@ -146,12 +146,12 @@ class RosPorts:
         node: Node,
         outlets: Outlets,
         inbox: Inbox,
-        policy: Policy,
+        engine: EngineProcess,
         settings: EpisodeSettings,
         feedback: Callable[[Step, int], None],
     ) -> None:
         self._node, self._outlets, self._inbox = node, outlets, inbox
-        self._policy, self._settings, self.feedback = policy, settings, feedback
+        self._engine, self._settings, self.feedback = engine, settings, feedback
         self._camera_frame = ""
 
     def now(self) -> int:
@@ -208,8 +208,8 @@ class RosPorts:
         return stamp_ns(answer.first_observation)
 
     def decide(self, seen: Observation, identity: Identity, index: int) -> Step:
-        """One inference on the frame seen; its latency is filled in when it is sent."""
-        vla = self._policy.vla
+        """One inference on the frame seen; its latency is filled in when it is sent. What ends the episode meanwhile
+        ends the waiting, too: the answer is then nobody's."""
         message = deserialize_message(seen.frame.data, Image)
         topic = self._settings.color_topic
         if message.encoding not in ("rgb8", "bgr8"):
@@ -218,27 +218,40 @@ class RosPorts:
             rgb = image_from_msg(message)
         except ValueError as problem:
             raise EpisodeEnd(ERROR, f"{topic}: {problem}") from None
-        image = vla.processor.model_input(rgb)
         self._camera_frame = message.header.frame_id
-        answer = self._policy.engine.act(image, identity.instruction, identity.seed, index, identity.temperature)
+        pending = self._engine.decide(rgb, identity.instruction, identity.seed, index, identity.temperature)
+        pending.add_done_callback(lambda _: self._inbox.wake())
+
+        def answered() -> Answer | None:
+            check_interrupt(self._inbox)
+            return pending.result() if pending.done() else None
+
+        try:
+            answer = self._inbox.wait(answered, self._settings.inference_deadline)
+        except (ProcessingError, ProcessEndedError) as problem:
+            raise EpisodeEnd(ERROR, str(problem)) from None
+        if answer is None:
+            seconds = self._settings.inference_deadline
+            raise EpisodeEnd(ERROR, f"no answer from the inference process after {seconds:g} s")
+        made, facts = answer.decision, self._engine.facts
         return Step(
             index=index,
             stamp=seen.stamp,
             instruction=identity.instruction,
-            tokens=answer.tokens,
-            logprobs=answer.logprobs,
-            margins=answer.margins,
-            action=answer.action,
-            rotation=vla.spec.rotation,
+            tokens=made.tokens,
+            logprobs=made.logprobs,
+            margins=made.margins,
+            action=made.action,
+            rotation=facts.rotation,
             tcp=seen.tcp,
             gripper_width=seen.gripper_width,
-            adapter_id=answer.adapter_id,
-            adapter_seq=answer.adapter_seq,
-            base_hash=vla.base_hash,
+            adapter_id=made.adapter_id,
+            adapter_seq=made.adapter_seq,
+            base_hash=facts.base_hash,
             temperature=identity.temperature,
             seed=identity.seed,
             latency=0.0,
-            image=image,
+            image=answer.image,
         )
 
     def publish_step(self, step: Step, identity: Identity) -> None:
@@ -258,8 +271,7 @@ class RosPorts:
 
     def _find(self, count: Callable[[], int | bool], reason: str, nobody: str) -> None:
         def found() -> bool | None:
-            if self._inbox.stop_reason is not None:
-                raise EpisodeEnd(CANCELLED, self._inbox.stop_reason)
+            check_stop(self._inbox)
             return True if count() else None
 
         if self._inbox.wait(found, self._settings.service_deadline, poll=0.05) is None:

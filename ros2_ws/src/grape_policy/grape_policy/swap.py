@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from grape_policy.adapters import AdapterError
-from grape_policy.engine import AdapterInfo
+from grape_policy.decision import AdapterInfo
+from grape_policy.errors import AdapterError, ProcessEndedError
 
 
 class SwappingEngine(Protocol):
-    """The part of engine.Engine that is used here."""
+    """The part of engine.Engine, and of the process that holds one, that is used here."""
 
     @property
     def serving(self) -> AdapterInfo: ...
@@ -66,7 +66,7 @@ class AdapterSwitch:
             return self._engine.serving
 
     def end_episode(self) -> None:
-        """The episode is over: what is pending serves now. Waits for a load under way."""
+        """The episode is over: what is pending serves now. Waits for a load under way. Raises ProcessEndedError."""
         with self._state:
             self._in_episode = False
         with self._loading, self._state:
@@ -78,9 +78,9 @@ class AdapterSwitch:
         with self._loading:
             try:
                 loaded = self._engine.load_adapter(folder)
-            except AdapterError as problem:
+                return self._flip_when_due(self._engine.flip, loaded, force)
+            except (AdapterError, ProcessEndedError) as problem:
                 return Reply(False, str(problem), self.serving)
-            return self._flip_when_due(self._engine.flip, loaded, force)
 
     def rollback(self, force: bool) -> Reply:
         """Flip back, when due, to what served before the last flip."""
@@ -88,7 +88,10 @@ class AdapterSwitch:
             previous = self._engine.previous
             if previous is None:
                 return Reply(False, "what served before is no longer loaded: load it from its folder", self.serving)
-            return self._flip_when_due(self._engine.rollback, previous, force)
+            try:
+                return self._flip_when_due(self._engine.rollback, previous, force)
+            except (AdapterError, ProcessEndedError) as problem:
+                return Reply(False, str(problem), self.serving)
 
     def _flip_when_due(self, flip: Callable[[], AdapterInfo], to: AdapterInfo, force: bool) -> Reply:
         with self._state:
@@ -99,6 +102,6 @@ class AdapterSwitch:
             return Reply(True, "", self.serving)
 
     def _flip_now(self) -> None:
-        if self._flip is not None:
-            self._flip()
-            self._flip = self._next = None
+        flip, self._flip, self._next = self._flip, None, None
+        if flip is not None:
+            flip()

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from grape_policy.adapters import AdapterError
-from grape_policy.engine import AdapterInfo
+from grape_policy.decision import AdapterInfo
+from grape_policy.errors import AdapterError
 from grape_policy.swap import AdapterSwitch
 
 
