@@ -1,0 +1,29 @@
+"""Files that are whole or not there."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from grape_reward.files import write_whole
+
+
+def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_whole(path, "one")
+    write_whole(path, b"two")
+    assert path.read_text() == "two" and list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_whole(path, "one")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_whole(path, "two")
+    assert path.read_text() == "one" and list(tmp_path.iterdir()) == [path]
