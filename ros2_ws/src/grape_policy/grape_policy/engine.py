@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from torch import Tensor
 from grape_policy.adapters import AdapterError, read_adapter
 from grape_policy.checkpoint import Vla
 from grape_policy.config import ACTION_SIZE
-from grape_policy.lora import SLOTS, AdapterSlots, Pairs
-from grape_policy.model import run_llama
+from grape_policy.generate import Generator
+from grape_policy.groups import SLOTS
+from grape_policy.lora import AdapterSlots, Pairs
+from grape_policy.network import Network
 from grape_policy.processing import ProcessingError
+from grape_policy.sampling import only_action_tokens, uniforms
 
 PROBE_INSTRUCTION = "check the adapter"
 
@@ -35,6 +39,18 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Request:
+    """What to act on. image (S, S, 3) uint8 of the model's input size; (seed, step) choose the random numbers;
+    temperature 0 is greedy."""
+
+    image: NDArray[np.uint8]
+    instruction: str
+    seed: int
+    step: int
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True)
 class AdapterInfo:
     """An adapter as the engine sees it; `adapter_id` is empty and `rank` 0 for the base model alone."""
 
@@ -46,38 +62,6 @@ class AdapterInfo:
     slot: int | None = None
 
 
-class KvCache:
-    """Keys and values of all layers, preallocated; `start` is the position of the next write."""
-
-    def __init__(self, layers: int, heads: int, length: int, size: int, device: torch.device, dtype: torch.dtype):
-        shape = (layers, 1, heads, length, size)
-        self.keys = torch.empty(shape, device=device, dtype=dtype)
-        self.values = torch.empty(shape, device=device, dtype=dtype)
-        self.start = 0
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, /) -> tuple[Tensor, Tensor]:
-        """Put (1, heads, N, size) at `start`; returns all up to there."""
-        end = self.start + keys.shape[2]
-        self.keys[layer, :, :, self.start : end] = keys
-        self.values[layer, :, :, self.start : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
-
-
-def uniforms(seed: int, step: int, count: int = ACTION_SIZE) -> NDArray[np.float64]:
-    """The random numbers of one step of one episode, in [0, 1): the same for the same (seed, step) everywhere."""
-    key = np.array([seed, step], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).random(count)
-
-
-def sample(logits: NDArray[np.float64], temperature: float, uniform: float) -> int:
-    """The token at `uniform` of the cumulative distribution of logits (V,) / temperature; the best one at 0."""
-    if temperature <= 0.0:
-        return int(np.argmax(logits))
-    weights = np.exp((logits - logits.max()) / temperature)
-    cumulative = np.cumsum(weights)
-    return int(min(np.searchsorted(cumulative, uniform * cumulative[-1], side="right"), len(logits) - 1))
-
-
 class Engine:
     """Acts with a checkpoint and its adapters.
 
@@ -85,21 +69,37 @@ class Engine:
     from a mixture, and every decision names its adapter.
     """
 
-    def __init__(self, vla: Vla, threads: int = 1, unnorm_key: str | None = None, max_rank: int = 64) -> None:
+    def __init__(
+        self,
+        vla: Vla,
+        threads: int = 1,
+        unnorm_key: str | None = None,
+        max_rank: int = 32,
+        merged: bool = False,
+        action_tokens_only: bool = False,
+    ) -> None:
         """threads: torch threads of an inference, set on purpose since small models collapse under contention.
+        max_rank: of the adapter slots. merged: slots are whole matrices, see `AdapterSlots`. action_tokens_only: choose
+        among the action tokens alone (log-probs stay those of the whole vocabulary).
 
         Raises ConfigError when `unnorm_key` is no key of the checkpoint's statistics.
         """
         self.vla, self.threads, self.unnorm_key = vla, threads, unnorm_key
         vla.stats.of(unnorm_key)
-        self.slots = AdapterSlots(vla.model, max_rank)
-        self._busy = threading.Lock()  # held by every forward pass of `act`, and while a slot changes its content
+        network = Network(vla.model, vla.processor.mean, vla.processor.std)
+        self.slots = AdapterSlots(vla.model, network.groups, max_rank, merged)
+        spec = vla.spec
+        sizes = (spec.vocab_size, spec.action_bins, spec.padded_vocab_size)
+        self.generator = Generator(
+            network, self.slots, only_action_tokens(*sizes, network.device) if action_tokens_only else None
+        )
+        self._busy = threading.Lock()  # held by every forward pass
         self._loading = threading.Lock()
         self._serving = AdapterInfo("", 0, vla.base_hash, "", 0)
         self._previous: AdapterInfo | None = None
         self._staged: AdapterInfo | None = None
+        self._held: list[Pairs] = [{}] * SLOTS  # what each slot was filled with
         self._prompts: dict[str, Tensor] = {}
-        self._cache: KvCache | None = None
 
     # acting
 
@@ -108,19 +108,41 @@ class Engine:
 
         Raises ProcessingError for an image of another size or type, or an empty instruction.
         """
+        return self.act_batch([Request(image, instruction, seed, step, temperature)])[0]
+
+    def act_batch(self, requests: Sequence[Request]) -> list[Decision]:
+        """As `act`, for several observations at once, of any instructions, all by the same adapter.
+
+        A request's numbers may differ in the last bits with what else is in its batch.
+        """
+        if not requests:
+            return []
         side = self.vla.spec.image_size
-        if image.shape != (side, side, 3) or image.dtype != np.uint8:
-            raise ProcessingError(f"image must be ({side}, {side}, 3) uint8, got {image.shape} {image.dtype}")
-        if not np.isfinite(temperature) or temperature < 0.0:
-            raise ProcessingError(f"temperature {temperature} must be 0 or above")
-        prompt = self._prompt(instruction)
+        for request in requests:
+            image = request.image
+            if image.shape != (side, side, 3) or image.dtype != np.uint8:
+                raise ProcessingError(f"image must be ({side}, {side}, 3) uint8, got {image.shape} {image.dtype}")
+            if not np.isfinite(request.temperature) or request.temperature < 0.0:
+                raise ProcessingError(f"temperature {request.temperature} must be 0 or above")
+        prompts = [self._prompt(request.instruction) for request in requests]
+        images = np.stack([request.image for request in requests])
+        numbers = np.stack([uniforms(request.seed, request.step) for request in requests])
+        temperatures = [request.temperature for request in requests]
         with self._busy:
             serving = self._serving
-            tokens, logprobs, margins = self._generate(
-                image, prompt, serving.slot, temperature, uniforms(seed, step), self._cache_of(len(prompt))
-            )
-        action = self.vla.stats.unnormalise(self.vla.codec.decode(tokens), self.unnorm_key)
-        return Decision(tokens, logprobs, margins, action, serving.adapter_id, serving.adapter_seq)
+            tokens, logprobs, margins = self._generate(images, prompts, numbers, temperatures, serving.slot)
+        actions = self.vla.actions(tokens, self.unnorm_key)
+        return [
+            Decision(*parts, serving.adapter_id, serving.adapter_seq)
+            for parts in zip(tokens, logprobs, margins, actions, strict=True)
+        ]
+
+    def score(self, image: NDArray[np.uint8], instruction: str, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Log-probs (7,) in nats of given tokens (7,) under what serves: what `act` says of the tokens it chooses."""
+        with self._busy:
+            slot, prompts = self._serving.slot, [self._prompt(instruction)]
+            self._set_threads()
+            return self.generator.forced(image[None], prompts, tokens[None], slot)[0]
 
     def _prompt(self, instruction: str) -> Tensor:
         if instruction not in self._prompts:
@@ -129,59 +151,20 @@ class Engine:
             self._prompts[instruction] = self.vla.processor.prompt(instruction)
         return self._prompts[instruction]
 
-    def _cache_of(self, prompt_length: int) -> KvCache:
-        needed = prompt_length + self.vla.spec.patches + ACTION_SIZE
-        if self._cache is None or self._cache.keys.shape[3] < needed:
-            self._cache = self._new_cache(needed + 64)
-        return self._cache
-
-    def _new_cache(self, length: int) -> KvCache:
-        config = self.vla.model.language_model.config
-        weight = self.vla.model.embeddings.weight
-        size = self.vla.model.language_model.model.layers[0].self_attn.head_dim
-        heads = config.num_key_value_heads or config.num_attention_heads
-        return KvCache(config.num_hidden_layers, heads, length, size, weight.device, weight.dtype)
-
-    @torch.inference_mode()
-    def _generate(
-        self,
-        image: NDArray[np.uint8],
-        prompt: Tensor,
-        slot: int | None,
-        temperature: float,
-        numbers: NDArray[np.float64],
-        cache: KvCache,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    def _set_threads(self) -> None:
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)  # OpenMP keeps the number per thread
-        with self.slots.using(slot):
-            return self._decode(image, prompt, temperature, numbers, cache)
 
-    def _decode(
+    def _generate(
         self,
-        image: NDArray[np.uint8],
-        prompt: Tensor,
-        temperature: float,
+        images: NDArray[np.uint8],
+        prompts: list[Tensor],
         numbers: NDArray[np.float64],
-        cache: KvCache,
+        temperatures: list[float],
+        slot: int | None,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        model, device = self.vla.model, self.vla.model.embeddings.weight.device
-        pixels = self.vla.processor.pixels(image[None]).to(device, model.embeddings.weight.dtype)
-        llama = model.language_model.model
-        cache.start = 0
-        embeddings = model.insert_patches(model.patch_embeddings(pixels), prompt.to(device)[None])
-        tokens = np.zeros(ACTION_SIZE, np.int32)
-        logprobs, margins = np.zeros(ACTION_SIZE, np.float32), np.zeros(ACTION_SIZE, np.float32)
-        for k in range(ACTION_SIZE):
-            hidden = run_llama(llama, embeddings, cache.start, cache)
-            cache.start += embeddings.shape[1]
-            logits = model.language_model.lm_head(hidden[:, -1])[0].float()
-            best = logits.topk(2).values
-            tokens[k] = sample(logits.double().cpu().numpy(), temperature, numbers[k])
-            logprobs[k] = float(logits.log_softmax(-1)[int(tokens[k])])
-            margins[k] = float(best[0] - best[1])
-            embeddings = model.embeddings(torch.tensor([[int(tokens[k])]], device=device))
-        return tokens, logprobs, margins
+        self._set_threads()
+        return self.generator(images, prompts, numbers, temperatures, slot)
 
     # adapters
 
@@ -207,7 +190,7 @@ class Engine:
             adapter = read_adapter(Path(folder), self.vla.base_hash)
             pairs = self.slots.fit(adapter)
             slot = next(number for number in range(SLOTS) if number != self._serving.slot)
-            former = self.slots.pairs(slot)
+            former = self._held[slot]
             self._put(slot, pairs)
             try:
                 self._probe(slot, adapter.path)
@@ -229,18 +212,25 @@ class Engine:
 
     def _put(self, slot: int, pairs: Pairs) -> None:
         with self._busy:
-            self.slots.put(slot, pairs)
+            pass  # an action that began before the last flip may still read this slot; none that begins now does
+        self.slots.put(slot, pairs)
+        self._held[slot] = pairs
 
     def _probe(self, slot: int, path: Path) -> None:
-        """Act once with a slot, beside the serving one, and refuse log-probs that are not finite."""
+        """Act once with a slot, beside the serving one, and refuse log-probs that are not finite.
+
+        On a GPU this also captures the graph that serving will replay."""
         side = self.vla.spec.image_size
-        image = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        image = np.random.default_rng(0).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
         has_tokenizer = self.vla.processor.tokenizer is not None
         prompt = self.vla.processor.prompt(PROBE_INSTRUCTION) if has_tokenizer else torch.tensor([1])
-        cache = self._new_cache(len(prompt) + self.vla.spec.patches + ACTION_SIZE)
-        _, logprobs, margins = self._generate(image, prompt, slot, 0.0, np.zeros(ACTION_SIZE), cache)
-        if not (np.all(np.isfinite(logprobs)) and np.all(np.isfinite(margins))):
-            raise AdapterError(f"{path}: log-probs on the test frame are not finite")
+        prompts = {self.generator.graph_length(len(known)): known for known in [prompt, *self._prompts.values()]}
+        for known in prompts.values():
+            for temperature in (0.0, 1.0):
+                with self._busy:
+                    result = self._generate(image, [known], np.full((1, ACTION_SIZE), 0.5), [temperature], slot)
+                if not all(np.all(np.isfinite(part)) for part in result[1:]):
+                    raise AdapterError(f"{path}: log-probs on the test frame are not finite")
 
     def flip(self) -> AdapterInfo:
         """Serve what was staged, from the next `act` on. Raises AdapterError when nothing was."""

@@ -3,12 +3,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from grape_policy.checkpoint import Vla, load_checkpoint
 from grape_policy.config import ConfigError
-from grape_policy.engine import Engine, sample, uniforms
+from grape_policy.engine import Engine, Request
 from grape_policy.golden import generate
 from grape_policy.logprobs import token_logprobs
 from grape_policy.processing import ProcessingError
@@ -65,23 +63,45 @@ def test_another_thread_gets_the_same_answer(engine: Engine) -> None:
     assert answers[0].tokens.tolist() == engine.act(IMAGE, TEXT, 1, 1, 1.0).tokens.tolist()
 
 
-@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
-def test_random_numbers_are_keyed_by_seed_and_step(seed: int, step: int) -> None:
-    numbers = uniforms(seed, step)
-    assert np.array_equal(numbers, uniforms(seed, step))
-    assert not np.array_equal(numbers, uniforms(seed, step + 1))
-    assert numbers.shape == (7,) and (numbers >= 0).all() and (numbers < 1).all()
+def test_a_batch_of_different_prompts_gives_what_each_gives_alone(vla: Vla, engine: Engine) -> None:
+    rng = np.random.default_rng(5)
+    requests = [
+        Request(rng.integers(0, 256, (56, 56, 3), dtype=np.uint8), text, 7, step, temperature)
+        for step, (text, temperature) in enumerate(
+            [(TEXT, 0.0), ("go", 1.0), (INSTRUCTIONS[2], 0.5), ("go and stack it", 0.0)]
+        )
+    ]
+    together = engine.act_batch(requests)
+    for request, decision in zip(requests, together, strict=True):
+        alone = engine.act(request.image, request.instruction, request.seed, request.step, request.temperature)
+        assert decision.tokens.tolist() == alone.tokens.tolist()
+        assert np.allclose(decision.logprobs, alone.logprobs, atol=1e-5)
+        assert np.allclose(decision.margins, alone.margins, atol=1e-4)
+        assert np.array_equal(decision.action, alone.action)
+    assert engine.act_batch([]) == []
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_sampling_follows_the_distribution(temperature: float) -> None:
-    logits = np.array([0.0, 1.0, -2.0, 2.5])
-    grid = (np.arange(4000) + 0.5) / 4000
-    shares = np.bincount([sample(logits, temperature, u) for u in grid], minlength=4) / 4000
-    weights = np.exp(logits / temperature)
-    assert np.allclose(shares, weights / weights.sum(), atol=1e-3)
-    assert sample(logits, 0.0, 0.0) == 3
-    assert sample(logits, temperature, np.nextafter(1.0, 0.0)) == 3
+def test_the_score_of_the_chosen_tokens_is_what_acting_says_of_them(engine: Engine) -> None:
+    decision = engine.act(IMAGE, TEXT, 3, 1, 1.0)
+    assert np.allclose(engine.score(IMAGE, TEXT, decision.tokens), decision.logprobs, atol=1e-5)
+
+
+def test_restricted_to_action_tokens_the_log_probs_stay_those_of_the_whole_vocabulary(vla: Vla) -> None:
+    """A head that prefers a token outside: only the restricted engine acts with action tokens."""
+    free, bound = Engine(load_checkpoint(vla.folder)), Engine(load_checkpoint(vla.folder), action_tokens_only=True)
+    for engine in (free, bound):
+        with torch.no_grad():
+            engine.vla.model.language_model.lm_head.weight[5] = 3.0 * engine.vla.model.embeddings.weight[5]
+            engine.vla.model.language_model.lm_head.weight[5] += 50.0
+    low, high = vla.spec.vocab_size - vla.spec.action_bins, vla.spec.vocab_size
+    outside = 0
+    for step in range(6):
+        for temperature in (0.0, 1.0):
+            a, b = (engine.act(IMAGE, TEXT, 1, step, temperature) for engine in (free, bound))
+            outside += int(np.sum((a.tokens < low) | (a.tokens >= high)))
+            assert np.all((b.tokens >= low) & (b.tokens < high))
+            assert np.allclose(bound.score(IMAGE, TEXT, b.tokens), b.logprobs, atol=1e-4)
+    assert outside > 0
 
 
 def test_bad_input_is_named(vla: Vla, engine: Engine) -> None:

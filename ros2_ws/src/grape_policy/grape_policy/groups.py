@@ -1,0 +1,105 @@
+"""Linear layers that share their input, computed as one, with room for two LoRA adapters.
+
+An inference reads every weight once: query, key and value (or gate and up) as one matrix are one multiplication
+instead of three. The modules keep their names and become views of the joint matrix, so nothing is held twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+SLOTS = 2
+MANY_ROWS = 16
+"""From so many rows on, oneDNN's fp32 multiplication beats MKL's on a CPU; with one row it is the other way round."""
+Pair = tuple[Tensor, Tensor]
+# What torch's own compiler calls for a linear layer; not in every build, hence the question.
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+class LinearGroup:
+    """y = x W^T + b of several nn.Linear with one input, (..., in) -> (..., sum of out), their outputs side by side.
+
+    A slot holds a LoRA pair for each of the layers: A (rank, in) stacked, B (out, rank) on the diagonal of a block
+    matrix, lower ranks filled up with zeros. Or, when ``merged``, a second whole matrix W + B A, for machines with
+    memory to spare. W itself is never written.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        """The layers' parameters become views of this group's; all have a bias, or none."""
+        self.rows: list[slice] = []
+        start = 0
+        for layer in layers:
+            self.rows.append(slice(start, start + layer.out_features))
+            start += layer.out_features
+        self.in_features = layers[0].in_features
+        self.weight, bias = layers[0].weight, layers[0].bias
+        self.bias: Tensor | None = bias
+        if len(layers) > 1:
+            self.weight = _shared([layer.weight for layer in layers], self.rows, layers, "weight")
+            if bias is not None:
+                self.bias = _shared([layer.bias for layer in layers], self.rows, layers, "bias")
+        self.active = [False] * SLOTS
+        self._a: Tensor | None = None
+        self._b: Tensor | None = None
+        self._merged: Tensor | None = None
+
+    def allocate(self, rank: int, merged: bool) -> None:
+        """Make both slots, empty, for LoRA pairs up to ``rank``."""
+        kwargs = {"device": self.weight.device, "dtype": self.weight.dtype}
+        if merged:
+            self._merged = self.weight.expand(SLOTS, *self.weight.shape).clone()
+        else:
+            width = rank * len(self.rows)
+            self._a = torch.zeros((SLOTS, width, self.in_features), **kwargs)
+            self._b = torch.zeros((SLOTS, self.weight.shape[0], width), **kwargs)
+
+    def put(self, slot: int, pairs: Sequence[Pair | None]) -> None:
+        """Fill ``slot`` with one pair (A, B with its scale), or None, per layer. No inference may be using the slot."""
+        self.active[slot] = any(pair is not None for pair in pairs)
+        if self._merged is not None:
+            self._merged[slot].copy_(self.weight)
+            for rows, pair in zip(self.rows, pairs, strict=True):
+                if pair is not None:
+                    a, b = (side.to(self.weight.device, torch.float32) for side in pair)
+                    # summed in fp32 and rounded once
+                    self._merged[slot, rows] = (self.weight[rows].float() + b @ a).to(self.weight.dtype)
+            return
+        if self._a is None or self._b is None:
+            raise RuntimeError("the slots have not been allocated")
+        self._a[slot].zero_()
+        self._b[slot].zero_()
+        size = self._a.shape[1] // len(self.rows)
+        for number, (rows, pair) in enumerate(zip(self.rows, pairs, strict=True)):
+            if pair is not None:
+                first, rank = number * size, pair[0].shape[0]
+                self._a[slot, first : first + rank] = pair[0]
+                self._b[slot, rows, first : first + rank] = pair[1]
+
+    def __call__(self, x: Tensor, slot: int | None) -> Tensor:
+        """(..., in) -> (..., out) under the adapter of ``slot``; None: the base model alone."""
+        if slot is None or not self.active[slot]:
+            return linear(x, self.weight, self.bias)
+        if self._merged is not None:
+            return linear(x, self._merged[slot], self.bias)
+        assert self._a is not None and self._b is not None
+        result = linear(x, self.weight, self.bias)
+        return result + linear(linear(x, self._a[slot]), self._b[slot])
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b as `torch.nn.functional.linear`, by the faster of the libraries that torch was built with."""
+    rows = x.numel() // x.shape[-1]
+    if _ONEDNN is None or rows < MANY_ROWS or x.dtype != torch.float32 or x.device.type != "cpu":
+        return functional.linear(x, weight, bias)
+    return _ONEDNN(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def _shared(parts: list[Tensor], rows: list[slice], layers: Sequence[nn.Linear], name: str) -> Tensor:
+    whole = torch.cat([part.detach() for part in parts])
+    for layer, part in zip(layers, rows, strict=True):
+        setattr(layer, name, nn.Parameter(whole[part], requires_grad=False))
+    return whole
