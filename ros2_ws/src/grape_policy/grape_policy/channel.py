@@ -40,7 +40,7 @@ class Channel:
 
     def send(self, header: Mapping[str, Any], arrays: Sequence[NDArray[Any]] = ()) -> None:
         """``header``: what JSON can hold. Raises ChannelClosed."""
-        held = [np.ascontiguousarray(array) for array in arrays]
+        held = [np.asarray(array, order="C") for array in arrays]
         text = json.dumps({**header, "arrays": [[array.dtype.str, array.shape] for array in held]}).encode()
         with self._sending:
             try:

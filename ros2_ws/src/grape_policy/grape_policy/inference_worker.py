@@ -94,7 +94,9 @@ class Worker:
             image = self._engine.vla.processor.model_input(image)
         sampling = (header["seed"], header["step"], header["temperature"])
         made = self._engine.act(image, header["instruction"], *sampling)
-        given = [made.tokens, made.logprobs, made.margins, made.action, *([image] if header["prepare"] else [])]
+        given: list[NDArray[Any]] = [made.tokens, made.logprobs, made.margins, made.action]
+        if header["prepare"]:
+            given.append(image)
         return {"adapter_id": made.adapter_id, "adapter_seq": made.adapter_seq}, given
 
     # adapters
