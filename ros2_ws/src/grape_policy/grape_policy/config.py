@@ -99,10 +99,12 @@ class VlaSpec:
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`. Raises ConfigError when it is absent or no object."""
     try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not readable as JSON: no regular file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(value, dict):
         raise ConfigError(f"{path}: expected a JSON object")

@@ -122,3 +122,24 @@ def unused_shapes(tower: TowerSpec) -> dict[str, tuple[int, ...]]:
         shapes[f"{UNUSED_PREFIX}{name}.bias"] = shape[:1]
     shapes |= {f"{UNUSED_PREFIX}norm.{suffix}": (width,) for suffix in ("weight", "bias")}
     return shapes
+
+
+LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "patch_embed.proj")
+LLAMA_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+LLAMA_LINEAR += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+
+
+def adaptable_modules(spec: VlaSpec) -> dict[str, tuple[str, ...]]:
+    """Every module that a LoRA pair may be on: its name in OpenVLA's own code -> its names here.
+
+    The patch embeddings are convolutions, all others are linear; a fused `qkv` is three modules here.
+    """
+    suffix = ".weight"
+    modules = {
+        rule.source.removesuffix(suffix): tuple(target.removesuffix(suffix) for target in rule.targets)
+        for rule in tower_rules(spec).values()
+        if rule.source.removesuffix(suffix).endswith(LINEAR)
+    }
+    layers = (f"language_model.model.layers.{i}" for i in range(int(spec.text["num_hidden_layers"])))
+    same = [f"projector.fc{i}" for i in (1, 2, 3)] + [f"{layer}.{leaf}" for layer in layers for leaf in LLAMA_LINEAR]
+    return modules | {name: (name,) for name in [*same, "language_model.lm_head"]}

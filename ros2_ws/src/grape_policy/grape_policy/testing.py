@@ -1,16 +1,21 @@
-"""A tiny random checkpoint in OpenVLA's format, for tests of everything that needs a policy but no skill."""
+"""Random checkpoints and adapters, good and bad, for tests of everything that needs a policy but no skill."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from grape_policy.checkpoint import save_checkpoint
+from grape_policy.adapters import AdapterManifest, adapter_hash, lora_targets
+from grape_policy.bad_adapters import write_bad_adapters
+from grape_policy.checkpoint import Vla, save_checkpoint
 from grape_policy.config import parse_config
 from grape_policy.mini import ACTION_BINS, MiniSize, initialise, mini_config, mini_preprocessor, mini_tokenizer
 from grape_policy.model import OpenVla
+
+__all__ = ("INSTRUCTIONS", "TINY", "write_bad_adapters", "write_random_adapter", "write_random_checkpoint")
 
 INSTRUCTIONS = (
     "put the carrot on the plate",
@@ -55,4 +60,41 @@ def write_random_checkpoint(
         model.embeddings.weight.mul_(10.0)
     tokenizer = mini_tokenizer(instructions, size.vocab_size)
     save_checkpoint(Path(folder), model, config, mini_preprocessor(image_size), statistics, tokenizer)
+    return Path(folder)
+
+
+def write_random_adapter(
+    folder: Path,
+    vla: Vla,
+    rank: int,
+    seed: int,
+    rslora: bool = False,
+    targets: Sequence[str] | str | None = None,
+    scale: float = 0.5,
+    **settings: Any,
+) -> Path:
+    """Write an adapter of random weights for `vla`, as peft saves it, with a manifest; returns `folder`.
+
+    targets: peft's `target_modules`, default `lora_targets` of the model; scale: deviation of what the adapter adds to
+    a weight, in units of 1 / sqrt(inputs); settings: further fields of peft's LoraConfig. The weights of `vla` are
+    neither read nor changed.
+    """
+    import peft  # slow to import, and only needed here
+
+    with torch.device("meta"):
+        base = OpenVla(vla.spec)
+        chosen = lora_targets(base) if targets is None else targets
+        values = {"r": rank, "lora_alpha": rank, "use_rslora": rslora, "init_lora_weights": False, **settings}
+        config = peft.LoraConfig(target_modules=chosen if isinstance(chosen, str) else list(chosen), **values)
+        model = peft.PeftModel(base, config)
+    random = torch.Generator().manual_seed(seed)
+    for layer in model.modules():
+        if isinstance(layer, peft.tuners.lora.Linear):
+            a, b = layer.lora_A["default"], layer.lora_B["default"]
+            spread = scale / (layer.scaling["default"] * a.weight.shape[0] ** 0.5)
+            for part, deviation in ((a, a.weight.shape[1] ** -0.5), (b, spread)):
+                weight = deviation * torch.randn(part.weight.shape, generator=random)
+                part.weight = torch.nn.Parameter(weight, requires_grad=False)
+    model.save_pretrained(str(folder))
+    AdapterManifest(adapter_hash(Path(folder)), vla.base_hash).write(Path(folder))
     return Path(folder)
