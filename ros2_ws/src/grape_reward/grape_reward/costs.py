@@ -2,37 +2,37 @@
 
 A cost is ``stageN_{target,path,collision,grasp}_constraintM(end_effector, keypoints) -> float``, ``end_effector`` (3,)
 and ``keypoints`` (K, 3), metres in the robot's base frame: keypoints[0] the object, [1] the target, [2:] obstacles.
-
-The reducer sees a program only as ``CostProgram``: today its functions come from a reviewed module of this package,
-a parsed and compiled program takes their place by filling in the same three fields.
+``grape_reward.program`` makes a ``CostProgram`` of a text; nothing of the text is ever run as Python.
 """
 
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
-import math
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
+
+import numpy as np
 
 from grape_episode.geometry import Array
 from grape_reward.errors import CostError
+from grape_reward.program.body import KINDS
+from grape_reward.program.plan import Budget, Plan
+from grape_reward.program.tree import Function, Refused
+from grape_reward.program.typed import typed
 
-KINDS = ("target", "path", "collision", "grasp")
-CostFunction = Callable[[Array, Array], float]
-_NAME = re.compile(r"stage([1-9]\d*)_(target|path|collision|grasp)_constraint([1-9]\d*)")
+__all__ = ["KINDS", "CostProgram", "CostTerm", "canonical_ast", "canonical_source", "sha256"]
 
 
 @dataclass(frozen=True)
 class CostTerm:
-    """One constraint: its ``name``, its ``kind`` (which decides how it is reduced over time) and its ``function``."""
+    """One constraint: its ``name``, its ``kind`` (which decides how it is reduced over time) and its expression."""
 
     name: str
     kind: str
-    function: CostFunction
+    function: Function
 
 
 @dataclass(frozen=True)
@@ -42,49 +42,82 @@ class CostProgram:
     name: str
     stages: tuple[tuple[CostTerm, ...], ...]
     canonical: str
+    _plans: dict[int, dict[str, Plan]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def terms(self) -> tuple[CostTerm, ...]:
         return tuple(term for stage in self.stages for term in stage)
 
+    @functools.cached_property
+    def hash(self) -> str:
+        """sha256 hex of the canonical text: what an approval names."""
+        return sha256(self.canonical)
+
     def evaluate(self, stage: int, end_effector: Array, keypoints: Array) -> tuple[float, ...]:
         """The raw costs of 0-based ``stage`` at one instant, one a constraint.
 
-        ``end_effector`` (3,) and ``keypoints`` (K, 3), metres. Raises CostError naming a cost that is not finite."""
+        ``end_effector`` (3,) and ``keypoints`` (K, 3), metres. Raises CostError naming a cost that is not finite, or
+        that needs a position which is not, and a K that the program is not made for."""
+        one, points = self._checked(np.asarray(end_effector)[None], np.asarray(keypoints)[None])
+        plans = self._typed(points.shape[1])
         values = []
         for term in self.stages[stage]:
-            value = float(term.function(end_effector, keypoints))
-            if not math.isfinite(value):
-                raise CostError(f"{self.name}: {term.name} is {value}")
-            values.append(value)
+            value = plans[term.name].run(one, points)
+            self._check(term, plans[term.name], value, one, points, where="")
+            values.append(float(value[0]))
         return tuple(values)
 
+    def evaluate_all(self, end_effector: Array, keypoints: Array) -> dict[str, Array]:
+        """The raw costs (T,) of every constraint over a whole trajectory, by name, in the program's order.
 
-def program_from_module(module: ModuleType) -> CostProgram:
-    """The cost program that a module of functions is: ``num_stages`` and the functions named as in Appendix E.2.
+        ``end_effector`` (T, 3) and ``keypoints`` (T, K, 3), metres. Equal to ``evaluate`` instant by instant, in every
+        bit. Raises CostError as that does, naming the instant."""
+        path, points = self._checked(end_effector, keypoints)
+        plans = self._typed(points.shape[1])
+        costs = {}
+        for term in self.terms:
+            costs[term.name] = plans[term.name].run(path, points)
+            self._check(term, plans[term.name], costs[term.name], path, points, where=" at instant {}")
+        return costs
 
-    Raises CostError naming the module and what is amiss: no ``num_stages``, a stage beyond it or without constraints,
-    a public function under any other name, other parameters than ``(end_effector, keypoints)``."""
-    name = module.__name__
-    count = getattr(module, "num_stages", None)
-    if not isinstance(count, int) or count < 1:
-        raise CostError(f"{name}: num_stages is {count!r}, expected a positive whole number")
-    stages: list[dict[tuple[int, int], CostTerm]] = [{} for _ in range(count)]
-    for label, function in inspect.getmembers(module, inspect.isfunction):
-        match = _NAME.fullmatch(label)
-        if match is None:
-            raise CostError(f"{name}: {label} is not named stageN_{{{','.join(KINDS)}}}_constraintM")
-        if list(inspect.signature(function).parameters) != ["end_effector", "keypoints"]:
-            raise CostError(f"{name}: {label} does not take (end_effector, keypoints)")
-        stage, kind, number = int(match[1]), match[2], int(match[3])
-        if stage > count:
-            raise CostError(f"{name}: {label} belongs to no stage, num_stages is {count}")
-        stages[stage - 1][(KINDS.index(kind), number)] = CostTerm(label, kind, function)
-    for index, stage_terms in enumerate(stages):
-        if not stage_terms:
-            raise CostError(f"{name}: stage {index + 1} has no constraint")
-    ordered = tuple(tuple(terms[key] for key in sorted(terms)) for terms in stages)
-    return CostProgram(name.rpartition(".")[2], ordered, canonical_source(module))
+    def _checked(self, end_effector: Array, keypoints: Array) -> tuple[Array, Array]:
+        path = np.ascontiguousarray(end_effector, np.float64)
+        points = np.ascontiguousarray(keypoints, np.float64)
+        if path.ndim != 2 or points.ndim != 3 or path.shape[1] != 3 or points.shape[::2] != (len(path), 3):
+            raise CostError(
+                f"{self.name}: end_effector {path.shape} and keypoints {points.shape}, expected (T, 3) and (T, K, 3)"
+            )
+        return path, points
+
+    def _typed(self, keypoints: int) -> dict[str, Plan]:
+        """The plans for K keypoints, made once."""
+        if keypoints not in self._plans:
+            budget, plans = Budget(), {}
+            for term in self.terms:
+                try:
+                    plans[term.name] = typed(term.function, keypoints, budget)
+                except Refused as refused:
+                    place = f"line {refused.at.line}, column {refused.at.column}"
+                    raise CostError(f"{self.name}: {term.name}: {place}: {refused.message}") from None
+            self._plans[keypoints] = plans
+        return self._plans[keypoints]
+
+    def _check(self, term: CostTerm, plan: Plan, costs: Array, path: Array, points: Array, where: str) -> None:
+        """A cost of positions that are not known would be a guess, even where it is a finite number."""
+        read = points[:, plan.keypoints_read]
+        known = np.asarray(np.isfinite(read).all(axis=(1, 2)))
+        if plan.end_effector_read:
+            known &= np.isfinite(path).all(axis=1)
+        good = known & np.isfinite(costs)
+        if good.all():
+            return
+        first = int(np.argmin(good))
+        instant = where.format(first)
+        if known[first]:
+            raise CostError(f"{self.name}: {term.name} is {costs[first]}{instant}")
+        lost = [n for n, point in zip(plan.keypoints_read, read[first], strict=True) if not np.isfinite(point).all()]
+        what = f"keypoint {lost[0]}" if lost else "end_effector"
+        raise CostError(f"{self.name}: {term.name} needs {what}, which is not finite{instant}")
 
 
 def canonical_source(module: ModuleType) -> str:

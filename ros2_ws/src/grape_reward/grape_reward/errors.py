@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 
 class RewardError(Exception):
     """Base of this package's errors. The text is one line and names what is at fault."""
@@ -13,6 +15,32 @@ class TaskError(RewardError):
 
 class CostError(RewardError):
     """A cost program that cannot be used, or a cost that is not a finite number."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Why a cost program is refused: 1-based ``line`` and ``column``, and a sentence for its author."""
+
+    line: int
+    column: int
+    message: str
+
+
+class ProgramError(CostError):
+    """The text of a cost program is refused: ``where`` it came from and ``findings``, at least one, in its order."""
+
+    def __init__(self, where: str, findings: tuple[Finding, ...]) -> None:
+        self.where, self.findings = where, findings
+        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        super().__init__(self.lines[0] + more)
+
+    def __reduce__(self) -> tuple[type[ProgramError], tuple[str, tuple[Finding, ...]]]:
+        return type(self), (self.where, self.findings)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """``FILE:LINE:COLUMN: sentence``, one a finding."""
+        return tuple(f"{self.where}:{f.line}:{f.column}: {f.message}" for f in self.findings)
 
 
 class ScoreError(RewardError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from grape_reward.costs import CostProgram, program_from_module
+from grape_reward.costs import CostProgram
 from grape_reward.errors import TaskError
-from grape_reward.programs import carrot_on_plate, eggplant_in_basket, green_cube_on_yellow_cube, spoon_on_towel
+from grape_reward.program.shipped import shipped_program
 from grape_reward.spec import DEFAULT_OBJECTIVE, OBJECTIVES, Constraint, Objective, TaskSpec
 from grape_reward.stages import Above, Lifted, Placed
 
@@ -43,7 +43,7 @@ TASKS: Mapping[str, TaskSpec] = {
     task.name: task
     for task in (
         _task(
-            program_from_module(carrot_on_plate),
+            shipped_program("carrot_on_plate"),
             "put the carrot on the plate",
             ("grasp the carrot", "move the carrot to the plate", "place the carrot on the plate"),
             ("carrot", "plate"),
@@ -51,7 +51,7 @@ TASKS: Mapping[str, TaskSpec] = {
             Placed(radius=0.08, low=0.006, high=0.045, width=0.058),
         ),
         _task(
-            program_from_module(eggplant_in_basket),
+            shipped_program("eggplant_in_basket"),
             "put the eggplant in the basket",
             ("grasp the eggplant", "move the eggplant to the basket", "drop the eggplant in the basket"),
             ("eggplant", "basket"),
@@ -59,7 +59,7 @@ TASKS: Mapping[str, TaskSpec] = {
             Placed(radius=0.09, low=0.01, high=0.057, width=0.072),
         ),
         _task(
-            program_from_module(green_cube_on_yellow_cube),
+            shipped_program("green_cube_on_yellow_cube"),
             "stack the green cube on the yellow cube",
             (
                 "grasp the green cube",
@@ -71,7 +71,7 @@ TASKS: Mapping[str, TaskSpec] = {
             Placed(radius=0.035, low=0.015, high=0.035, width=0.066),
         ),
         _task(
-            program_from_module(spoon_on_towel),
+            shipped_program("spoon_on_towel"),
             "put the spoon on the towel",
             ("grasp the spoon", "move the spoon to the towel", "place the spoon on the towel"),
             ("spoon", "towel"),

@@ -1,17 +1,14 @@
-import importlib.util
-import textwrap
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grape_reward.costs import canonical_ast, program_from_module
+from grape_reward.costs import canonical_ast
 from grape_reward.errors import CostError
+from grape_reward.program.compiler import compile_program
 from grape_reward.tasks import TASKS
 
 GOOD = """
-import numpy as np
 num_stages = 2
 
 def stage2_path_constraint1(end_effector, keypoints):
@@ -26,52 +23,97 @@ def stage1_target_constraint2(end_effector, keypoints):
 def stage1_target_constraint1(end_effector, keypoints):
     return np.sqrt(np.sum((end_effector - keypoints[0]) ** 2))
 """
+SOMEWHERE = np.array([[0.0, 0.0, 3.0]]), np.array([[[4.0, 0.0, 3.0], [0.0, 0.0, 0.0]]])
 
 
 @pytest.fixture
-def load(tmp_path):
-    def write_and_load(source: str):
-        path = tmp_path / "program.py"
-        path.write_text(textwrap.dedent(source))
-        spec = importlib.util.spec_from_file_location("program", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return write_and_load
+def program():
+    return compile_program(GOOD, "good.txt")
 
 
-def test_a_module_becomes_a_program_ordered_by_stage_kind_and_number(load):
-    program = program_from_module(load(GOOD))
+def test_a_text_becomes_a_program_ordered_by_stage_kind_and_number(program):
+    assert program.name == "good"
     assert [[term.name for term in stage] for stage in program.stages] == [
         ["stage1_target_constraint1", "stage1_target_constraint2", "stage1_collision_constraint1"],
         ["stage2_path_constraint1"],
     ]
     assert [term.kind for term in program.terms] == ["target", "target", "collision", "path"]
-    values = program.evaluate(0, np.array([0.0, 0.0, 3.0]), np.array([[4.0, 0.0, 3.0], [0.0, 0.0, 0.0]]))
-    assert values == (4.0, 2.0, 0.0)
+    assert program.evaluate(0, SOMEWHERE[0][0], SOMEWHERE[1][0]) == (4.0, 2.0, 0.0)
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "named"),
-    [
-        ("num_stages = 2", "", "num_stages is None"),
-        ("num_stages = 2", "num_stages = 3", "stage 3 has no constraint"),
-        ("num_stages = 2", "num_stages = 1", "stage2_path_constraint1 belongs to no stage"),
-        ("stage2_path_constraint1", "stage2_speed_constraint1", "stage2_speed_constraint1 is not named"),
-        ("stage2_path_constraint1", "stage0_path_constraint1", "stage0_path_constraint1 is not named"),
-        ("path_constraint1(end_effector, keypoints)", "path_constraint1(tcp)", "does not take"),
-    ],
-)
-def test_a_program_that_lies_about_its_stages_is_refused_by_name(load, before, after, named):
+def test_a_whole_trajectory_gives_every_cost_by_name_at_every_instant(program):
+    end_effector, keypoints = (np.repeat(array, 5, axis=0) for array in SOMEWHERE)
+    costs = program.evaluate_all(end_effector, keypoints)
+    assert list(costs) == [term.name for term in program.terms]
+    assert {name: values.tolist() for name, values in costs.items()} == {
+        "stage1_target_constraint1": [4.0] * 5,
+        "stage1_target_constraint2": [2.0] * 5,
+        "stage1_collision_constraint1": [0.0] * 5,
+        "stage2_path_constraint1": [1.0] * 5,
+    }
+    empty = program.evaluate_all(np.zeros((0, 3)), np.zeros((0, 2, 3)))
+    assert all(values.shape == (0,) for values in empty.values())
+
+
+def test_a_cost_of_an_unknown_position_is_an_error_that_names_it_and_not_a_guess(program):
+    end_effector, keypoints = (np.repeat(array, 5, axis=0) for array in SOMEWHERE)
+    keypoints[3, 0, 1] = np.nan
+    named = "good: stage1_target_constraint1 needs keypoint 0, which is not finite"
+    with pytest.raises(CostError, match=f"{named} at instant 3"):
+        program.evaluate_all(end_effector, keypoints)
+    with pytest.raises(CostError, match=f"{named}$"):
+        program.evaluate(0, end_effector[3], keypoints[3])
+    assert program.evaluate(1, end_effector[3], keypoints[3]) == (1.0,), "this one looks at no keypoint"
+    keypoints[3] = keypoints[0]
+    keypoints[:, 1] = np.nan
+    program.evaluate_all(end_effector, keypoints)
+    end_effector[2, 2] = np.inf
+    with pytest.raises(CostError, match="needs end_effector, which is not finite at instant 2"):
+        program.evaluate_all(end_effector, keypoints)
+
+
+def test_a_max_does_not_hide_an_unknown_position():
+    text = GOOD.replace("keypoints[0][2] - end_effector[2]", "max(0, keypoints[0][2] - end_effector[2])")
+    with pytest.raises(CostError, match=r"stage1_(collision|target)_constraint1 needs"):
+        compile_program(text, "p").evaluate(0, np.full(3, np.nan), np.zeros((2, 3)))
+
+
+def test_a_cost_that_is_no_number_is_named_with_its_instant():
+    text = GOOD.replace("keypoints[0][2] - end_effector[2]", "np.log(end_effector[2])")
+    program = compile_program(text, "good")
+    end_effector, keypoints = (np.repeat(array, 3, axis=0) for array in SOMEWHERE)
+    program.evaluate_all(end_effector, keypoints)
+    end_effector[1, 2] = 0.0
+    with pytest.raises(CostError, match="good: stage1_collision_constraint1 is -inf at instant 1"):
+        program.evaluate_all(end_effector, keypoints)
+    with pytest.raises(CostError, match=r"good: stage1_collision_constraint1 is -inf$"):
+        program.evaluate(0, end_effector[1], keypoints[1])
+
+
+def test_a_whole_number_of_what_is_none_is_an_error_even_where_a_comparison_would_swallow_it():
+    hidden = "1.0 if int(np.log(end_effector[2])) > 0 else 0.0"
+    text = GOOD.replace("keypoints[0][2] - end_effector[2]", hidden)
+    with pytest.raises(CostError, match="stage1_collision_constraint1 is nan"):
+        compile_program(text, "p").evaluate(0, np.zeros(3), np.zeros((2, 3)))
+    guarded = f"({hidden}) if end_effector[2] > 0 else 7.0"
+    text = GOOD.replace("keypoints[0][2] - end_effector[2]", guarded)
+    values = compile_program(text, "p").evaluate(0, np.zeros(3), np.zeros((2, 3)))
+    assert values[2] == 7.0, "the branch that is not taken cannot fail"
+
+
+@pytest.mark.parametrize("shapes", [((5, 3), (4, 2, 3)), ((5, 2), (5, 2, 3)), ((5, 3), (5, 2, 2)), ((5, 3), (5, 3))])
+def test_inputs_of_another_shape_are_refused_with_both(program, shapes):
+    with pytest.raises(CostError, match=r"expected \(T, 3\) and \(T, K, 3\)"):
+        program.evaluate_all(np.zeros(shapes[0]), np.zeros(shapes[1]))
+
+
+def test_too_few_keypoints_at_run_time_are_refused_by_name_and_place():
+    program = compile_program(GOOD.replace("keypoints[0][2]", "keypoints[4][2]"), "few")
+    named = (
+        r"few: stage1_collision_constraint1: line 8, column 12: keypoints\[4\] does not exist: there are 2 keypoints"
+    )
     with pytest.raises(CostError, match=named):
-        program_from_module(load(GOOD.replace(before, after)))
-
-
-def test_a_cost_that_is_no_number_is_named(load):
-    program = program_from_module(load(GOOD))
-    with pytest.raises(CostError, match="stage1_target_constraint1 is nan"):
-        program.evaluate(0, np.full(3, np.nan), np.zeros((2, 3)))
+        program.evaluate_all(*SOMEWHERE)
 
 
 def test_layout_comments_and_docstrings_do_not_change_the_canonical_source():

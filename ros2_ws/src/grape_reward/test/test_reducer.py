@@ -74,14 +74,15 @@ def plain_stage_costs(episode: Episode, objective: str) -> tuple[list[float], bo
     for stage, terms in enumerate(task.program.stages):
         total = 0.0
         seen = stage < len(limits) and (stage + 1 < len(limits) or bool(pairs) or ran_out)
-        for term in terms:
+        for index, term in enumerate(terms):
             number = task.constraints[term.name]
             scaling = task.objectives[objective]
             value = number.worst
             if seen:
                 last = limits[stage + 1] if stage + 1 < len(limits) else end
                 span = range(limits[stage], last + 1)
-                series = np.array([float(term.function(events[n].tcp[:3], events[n].keypoints)) for n in span])
+                at = [task.program.evaluate(stage, events[n].tcp[:3], events[n].keypoints)[index] for n in span]
+                series = np.array(at)
                 if term.kind == "path":
                     value = float(np.sum(series[:-1] * np.diff(times[list(span)])))
                 else:
