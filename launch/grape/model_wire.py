@@ -114,11 +114,16 @@ def _check_image(entry: dict[Any, Any]) -> None:
         raise WireError(f"image: what is called {kind} is none")
     try:
         with Image.open(io.BytesIO(data), formats=[kind.upper()]) as image:  # reads the header only
-            width, height = image.size
+            if max(image.size) > MAX_SIDE:
+                raise WireError(f"image: {image.width} x {image.height} is larger than {MAX_SIDE} x {MAX_SIDE}")
+            if kind == "png":
+                image.verify()  # its checksums
+            else:
+                image.load()
+    except WireError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
         raise WireError(f"image: unreadable {kind}: {problem}") from None
-    if max(width, height) > MAX_SIDE:
-        raise WireError(f"image: {width} x {height} is larger than {MAX_SIDE} x {MAX_SIDE}")
 
 
 class CheckedSocket:
