@@ -1,0 +1,105 @@
+"""Finding an object again: by its colours, a cluster in depth, and the pose under which its model agrees best."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from grape_episode.geometry import Array
+from grape_reward.appearance import Frame, ObjectModel
+from grape_reward.palette import Palette
+from grape_reward.rigid import Rigid
+
+_STRIDE = 2
+_TURNS = 8
+_CLUSTERS = 4
+_SKETCH = 80
+
+
+def polish(model: ObjectModel, frame: Frame, pose: Rigid, step: float = 0.012, rounds: int = 10) -> tuple[Rigid, float]:
+    """The best pose around ``pose`` and its score: a pattern search over shifts (``step`` metres at first, halved
+    when nothing is better) and turns about the object's middle."""
+    center = pose.apply(model.center)
+    best, score = pose, float(model.judge(frame, [pose]).score[0])
+    for _ in range(rounds):
+        tries = [_moved(best, center, *move) for move in _moves(step, step / max(model.radius, 0.02))]
+        scores = model.judge(frame, tries).score
+        top = int(np.argmax(scores))
+        if scores[top] > score + 1e-4:
+            best, score = tries[top], float(scores[top])
+            center = best.apply(model.center)
+        elif step < 0.0015:
+            break
+        else:
+            step *= 0.5
+    return best, score
+
+
+def _moves(step: float, turn: float) -> list[tuple[Array, Array]]:
+    """Shift (3,) and rotation vector (3,) of one step both ways along and about each axis."""
+    axes = np.eye(3)
+    return [(sign * step * a, np.zeros(3)) for a in axes for sign in (-1.0, 1.0)] + [
+        (np.zeros(3), sign * turn * a) for a in axes for sign in (-1.0, 1.0)
+    ]
+
+
+def _moved(pose: Rigid, center: Array, shift: Array, turn: Array) -> Rigid:
+    rotation = np.asarray(cv2.Rodrigues(turn)[0])
+    return Rigid(rotation, center - rotation @ center + shift).after(pose)
+
+
+def search(
+    model: ObjectModel, palette: Palette, frame: Frame, last: Rigid, reach: float, enough: float
+) -> Rigid | None:
+    """The pose at which the object is found within ``reach`` metres of where it was last; None where no pose scores
+    ``enough``. Yaw is searched all around, tilt as it was last and as it was at the start."""
+    sketch = model.thinned(_SKETCH)
+    center = last.apply(model.center)
+    likely, points = _likely(model, palette, frame, center, reach)
+    if not likely.any():
+        return None
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(likely.astype(np.uint8), connectivity=8)
+    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:_CLUSTERS] + 1
+    tries: list[Rigid] = []
+    angles = np.arange(_TURNS) * (2 * np.pi / _TURNS)
+    middle = model.points.mean(axis=0)
+    for label in order[: count - 1]:
+        if stats[label, cv2.CC_STAT_AREA] < 6:
+            continue
+        cluster = np.median(points[labels == label], axis=0)
+        for base in (last, Rigid()):
+            here = base.apply(middle)
+            tries += [_moved(base, here, cluster - here, np.array([0.0, 0.0, angle])) for angle in angles]
+    if not tries:
+        return None
+    scores = sketch.judge(frame, tries).score
+    best: tuple[Rigid, float] | None = None
+    for index in np.argsort(-scores, kind="stable")[:3]:
+        found = polish(sketch, frame, tries[index])
+        if best is None or found[1] > best[1]:
+            best = found
+    if best is None or best[1] < enough:
+        return None
+    pose, score = polish(model, frame, best[0], 0.003, 4)
+    return pose if score >= enough else None
+
+
+def _likely(
+    model: ObjectModel, palette: Palette, frame: Frame, center: Array, reach: float
+) -> tuple[NDArray[np.bool_], Array]:
+    """Which of every second pixel around ``center`` have the object's colour and lie within ``reach``; and the points
+    (h, w, 3) of all of them."""
+    calibration = frame.calibration
+    height, width = frame.depth.shape
+    pixel, depth = calibration.project(center[None])
+    span = np.array([calibration.fx, calibration.fy]) * (reach + model.radius) / max(float(depth[0]), 0.05)
+    low = np.clip(np.nan_to_num(pixel[0] - span), 0, (width - 1, height - 1)).astype(int)
+    high = np.clip(np.nan_to_num(pixel[0] + span, nan=1e6) + 1, 1, (width, height)).astype(int)
+    area = (slice(low[1], high[1], _STRIDE), slice(low[0], high[0], _STRIDE))
+    v, u = np.mgrid[area]
+    metres = frame.depth[area].astype(np.float64)
+    points = calibration.deproject(np.stack([u, v], axis=-1).astype(float), metres)
+    near = np.linalg.norm(points - center, axis=-1) < reach + model.radius
+    likely = (palette(frame.smooth[area]) > 0.2) & (metres > 0) & near
+    return likely, points
