@@ -49,7 +49,8 @@ def test_the_last_entry_of_a_program_decides_and_none_is_lost(tmp_path: Path) ->
 
 def test_what_people_wrote_into_the_file_stays_byte_for_byte(tmp_path: Path) -> None:
     path = tmp_path / APPROVALS
-    old = f"# our lab's rules: two readers\n- {{action: approve, program: {A}, who: ana, when: 2026-01-31T12:00:00Z, note: ''}}"
+    entry = f"{{action: approve, program: {A}, who: ana, when: 2026-01-31T12:00:00Z, note: ''}}"
+    old = f"# our lab's rules: two readers\n- {entry}"
     path.write_text(old)
     approve(tmp_path, B, "ben", "fine")
     assert path.read_text().startswith(old + "\n")
