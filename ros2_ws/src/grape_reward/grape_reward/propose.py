@@ -19,7 +19,7 @@ from grape_reward.transcript import Transcript
 from grape_reward.vlm import Answer
 from grape_reward.vlm_messages import Endpoint, Image, Message, VlmError
 
-PROGRAM, PROPOSAL, TRANSCRIPT = "program.py", "proposal.json", "transcript.json"
+PROGRAM, PROPOSAL, TRANSCRIPT = "program.txt", "proposal.json", "transcript.json"
 NEEDS = {"safety": "collision", "efficiency": "path"}
 """An objective scales the constraints of its kind: without any, it would ask for nothing."""
 _MAX_PROGRAM, _MAX_ECHO = 64 << 10, 16 << 10

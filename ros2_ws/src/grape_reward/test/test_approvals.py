@@ -9,6 +9,7 @@ import yaml
 
 from grape_reward.approvals import (
     APPROVALS,
+    SHIPPED,
     Approval,
     ApprovalError,
     NotApprovedError,
@@ -18,6 +19,7 @@ from grape_reward.approvals import (
     read_approvals,
     revoke,
 )
+from grape_reward.program.shipped import shipped_names, shipped_program
 
 A, B, DIGITS = "a" * 64, "b" * 64, "1" * 64
 NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -163,3 +165,10 @@ def test_the_decision_names_who_approved_or_says_that_nobody_did(tmp_path: Path)
     revoke(two, A, "ana", "")
     with pytest.raises(NotApprovedError):
         clear_to_score([one, two], A)
+
+
+def test_every_shipped_program_is_approved_as_it_is_now() -> None:
+    """Who changes a shipped program approves it anew: `grape costs approve FILE --note ...`."""
+    assert shipped_names()
+    for name in shipped_names():
+        assert approved(SHIPPED, shipped_program(name).hash) is not None, name

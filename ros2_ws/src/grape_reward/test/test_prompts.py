@@ -29,7 +29,7 @@ def test_an_objective_of_ones_own_is_named_as_it_is() -> None:
 def test_the_costs_example_becomes_a_program_once_its_blanks_are_filled() -> None:
     asked = cost_prompt("lift the cup", "safety", ("lift",), KEYPOINTS, allowed_functions())
     text = program_text(asked).replace("    ...\n", "    cost = np.linalg.norm(end_effector - keypoints[0])\n")
-    assert len(compile_program(text, "example.py", 3).stages) == 1
+    assert len(compile_program(text, "example.txt", 3).stages) == 1
 
 
 def test_the_scenes_example_is_of_the_form_that_is_read() -> None:

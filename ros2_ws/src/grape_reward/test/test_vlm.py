@@ -145,8 +145,8 @@ def test_a_redirect_is_not_followed_to_a_host_that_nobody_named() -> None:
 @pytest.mark.parametrize("stall", [0, 20], ids=["no answer", "half an answer"])
 def test_silence_ends_in_a_time_out_that_is_tried_again(stall: int) -> None:
     silent = Scripted(completion("late").body, stall=stall)
-    with ScriptedEndpoint([silent, completion("good")]) as server:
-        assert client(server, timeout_s=0.3).ask(QUESTION).text == "good"
+    with ScriptedEndpoint([silent, *[completion("good")] * 9]) as server:
+        assert client(server, timeout_s=0.3, attempts=9).ask(QUESTION).text == "good"
     with ScriptedEndpoint([silent]) as server, pytest.raises(VlmTimeout, match=r"127.0.0.1:\d+: no .*0.3 s"):
         client(server, timeout_s=0.3, attempts=1).ask(QUESTION)
 
