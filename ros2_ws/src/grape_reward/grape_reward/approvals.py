@@ -1,7 +1,7 @@
 """Who has approved which cost program: an append-only file beside the task, and the decision it stands for.
 
 ``approvals.yaml`` is a list; the last entry of a program decides. The programs that ship with this package are
-approved by the file of the same name in their own folder: nothing is approved by being shipped."""
+approved by the file of the same name in their own folder; its entries say that they ship, not that somebody read."""
 
 from __future__ import annotations
 

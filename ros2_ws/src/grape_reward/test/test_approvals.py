@@ -171,4 +171,5 @@ def test_every_shipped_program_is_approved_as_it_is_now() -> None:
     """Who changes a shipped program approves it anew: `grape costs approve FILE --note ...`."""
     assert shipped_names()
     for name in shipped_names():
-        assert approved(SHIPPED, shipped_program(name).hash) is not None, name
+        approval = approved(SHIPPED, shipped_program(name).hash)
+        assert approval is not None, name
