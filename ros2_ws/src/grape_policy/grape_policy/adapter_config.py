@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 ALL_LINEAR = "all-linear"
 
@@ -174,7 +174,7 @@ def _names(config: dict[str, Any], name: str, path: Path) -> str | list[str]:
     raise AdapterError(f"{path}: {name} must be a list of names or an expression")
 
 
-def _number(value: Any) -> bool:
+def _number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 

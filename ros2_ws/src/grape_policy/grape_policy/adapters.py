@@ -7,8 +7,9 @@ import hashlib
 import json
 import stat
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -246,7 +247,7 @@ def _check_folder(folder: Path) -> None:
         raise AdapterError(f"{folder}: not readable: {error.strerror}") from None
 
 
-def _open_weights(folder: Path) -> BinaryIO:
+def _open_weights(folder: Path) -> BufferedReader:
     path = folder / WEIGHTS
     try:
         # looked at before it is opened: opening a pipe blocks

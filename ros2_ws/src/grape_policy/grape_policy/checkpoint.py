@@ -12,24 +12,35 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from grape_policy.codec import ActionCodec, NormStats, gripper_opening, gripper_value
 from grape_policy.config import ConfigError, VlaSpec, parse_config, read_json
-from grape_policy.keys import MASK_TOKEN, UNUSED_PREFIX, to_module, to_openvla, tower_rules
+from grape_policy.fill import fill_model
+from grape_policy.hub import resolve_checkpoint
+from grape_policy.keys import to_openvla
 from grape_policy.model import OpenVla
 from grape_policy.processing import Processor
+from grape_policy.weights import CheckpointError, Progress, TensorFile, file_hash, file_size, read_index, weight_files
+
+__all__ = (
+    "CheckpointError",
+    "Vla",
+    "base_hash",
+    "load_checkpoint",
+    "resolve_checkpoint",
+    "save_checkpoint",
+    "weight_files",
+)
 
 CONFIG, PREPROCESSOR, STATISTICS = "config.json", "preprocessor_config.json", "dataset_statistics.json"
 TOKENIZER_FILES = ("added_tokens.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
-LISTED = 8
-
-
-class CheckpointError(Exception):
-    """A folder that cannot be served; the text names the file or the keys."""
+MAKE_TOKENIZER = (
+    "copy it from the base model's folder, or make it here, where transformers, sentencepiece and protobuf are "
+    'installed, with: python -c "from transformers import LlamaTokenizerFast as T; '
+    "T.from_pretrained('.').save_pretrained('.')\""
+)
 
 
 @dataclass
@@ -57,137 +68,86 @@ class Vla:
         return self.codec.encode(self.stats.normalise(gripper_value(actions, self.spec.gripper), unnorm_key))
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint. Raises CheckpointError for pickled weights, or none."""
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        return files
-    pickled = sorted(path for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickled:
-        raise CheckpointError(
-            f"{pickled[0]}: pickled weights can run code when they are read and are refused; convert them once, on a "
-            "machine you can lose, with safetensors.torch.save_file"
-        )
-    raise CheckpointError(f"{folder}: no *.safetensors file")
-
-
-def base_hash(folder: Path) -> str:
+def base_hash(folder: Path, progress: Callable[[int, int], None] | None = None) -> str:
     """sha256 hex over the weights, configuration, preprocessor, statistics and tokenizer files of a folder.
 
     It names the base model in every step and every adapter: a change in any of these files is another model.
+    `load_checkpoint` gives it too, without reading the weights a second time. progress: called with (bytes, bytes in
+    all). Raises CheckpointError.
     """
-    names = [CONFIG, PREPROCESSOR, STATISTICS, *TOKENIZER_FILES]
+    files = weight_files(folder)
+    count = Progress(sum(file_size(path) for path in files), progress)
+    return _combined_hash(folder, {path.name: file_hash(path, count) for path in files})
+
+
+def _combined_hash(folder: Path, weights: dict[str, str]) -> str:
+    """weights: file name -> sha256 hex."""
     digest = hashlib.sha256()
-    for path in [*(folder / name for name in names), *weight_files(folder)]:
-        if path.exists():
-            with path.open("rb") as file:
-                digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    for name in (CONFIG, PREPROCESSOR, STATISTICS, *TOKENIZER_FILES):
+        if (folder / name).exists():
+            digest.update(f"{name} {file_hash(folder / name, Progress(0))}\n".encode())
+    for name, content in weights.items():
+        digest.update(f"{name} {content}\n".encode())
     return digest.hexdigest()
 
 
 def load_checkpoint(
-    folder: Path,
+    folder: Path | str,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     center_crop: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Vla:
-    """Load a checkpoint folder. Tensors are read one at a time, so that the host never holds a second copy.
+    """Load a checkpoint folder, or `org/name[@revision]` from the hub (see `hub.resolve_checkpoint`).
 
-    progress: called with (tensors read, tensors in all).
-    Raises CheckpointError that names the file, or lists the missing, unexpected and misshapen keys.
+    Files are read once, tensor by tensor, and hashed on the way: beside what goes to `device` the host holds one
+    tensor. progress: called with (tensors read, tensors in all), over all files.
+    Raises CheckpointError that names the file, or lists the missing, unexpected, misshapen and duplicate keys.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such model folder")
+    folder = resolve_checkpoint(folder)
     try:
         spec = parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
-        tokenizer = _tokenizer(folder)
+        tokenizer = _tokenizer(folder, spec)
         processor = Processor(spec, read_json(folder / PREPROCESSOR), tokenizer, center_crop)
         statistics = folder / STATISTICS
         entries = read_json(statistics) if statistics.exists() else spec.norm_stats
         stats = NormStats(entries, str(statistics if statistics.exists() else folder / CONFIG))
     except ConfigError as error:
         raise CheckpointError(str(error)) from None
-    files = weight_files(folder)
-    with torch.device("meta"):
-        model = OpenVla(spec)
-    _fill(model, files, torch.device(device), dtype, progress)
+    files = [TensorFile(path) for path in weight_files(folder)]
+    model = _empty_model(spec, folder / CONFIG)
+    fill_model(model, files, read_index(folder) or {}, torch.device(device), dtype, progress)
     model.eval().requires_grad_(False)
-    return Vla(model, spec, processor, ActionCodec(spec.vocab_size, spec.action_bins), stats, base_hash(folder), folder)
+    found = _combined_hash(folder, {file.path.name: file.sha256 for file in files})
+    return Vla(model, spec, processor, ActionCodec(spec.vocab_size, spec.action_bins), stats, found, folder)
 
 
-def _tokenizer(folder: Path) -> Tokenizer | None:
+def _empty_model(spec: VlaSpec, path: Path) -> OpenVla:
+    """A module without memory for its weights."""
+    try:
+        with torch.device("meta"):
+            return OpenVla(spec)
+    except Exception as error:  # transformers' configurations raise what they like
+        text = " ".join(str(error).split())
+        raise CheckpointError(f"{path}: no model can be built of it: {type(error).__name__}: {text}") from None
+
+
+def _tokenizer(folder: Path, spec: VlaSpec) -> Tokenizer | None:
     path = folder / "tokenizer.json"
     if not path.exists():
+        if (folder / "tokenizer.model").exists():
+            raise CheckpointError(f"{path}: no such file, and tokenizer.model is not read; {MAKE_TOKENIZER}")
         return None
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise CheckpointError(f"{path}: not a tokenizer: {error}") from None
-
-
-def _fill(
-    model: OpenVla,
-    files: list[Path],
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    """Put the tensors of `files` into the meta-device `model`, or list what does not match."""
-    rules = tower_rules(model.spec)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    source_of = {target: rule.source for rule in rules.values() for target in rule.targets}
-    state: dict[str, Tensor] = {MASK_TOKEN: torch.zeros(expected[MASK_TOKEN], device=device, dtype=dtype)}
-    unexpected: list[str] = []
-    misshapen: list[str] = []
-    for path in files:
-        try:
-            with safe_open(path, "pt", device="cpu") as file:
-                names = list(file.keys())
-                for done, name in enumerate(names):
-                    if not name.startswith(UNUSED_PREFIX):
-                        _take(to_module(rules.get(name), name, file.get_tensor(name)), expected, state, device, dtype)
-                    if progress is not None:
-                        progress(done + 1, len(names))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: not readable as safetensors: {error}") from None
-        except ValueError as error:
-            misshapen.append(str(error))
-    for name, tensor in list(state.items()):
-        source = source_of.get(name, name)
-        if name not in expected:
-            unexpected.append(source)
-        elif tuple(tensor.shape) != expected[name]:
-            misshapen.append(f"{source} {tuple(tensor.shape)} for {expected[name]}")
-    missing = sorted({source_of.get(name, name) for name in expected if name not in state})
-    if missing or unexpected or misshapen:
-        faults = {"missing": missing, "unexpected": sorted(unexpected), "misshapen": sorted(misshapen)}
-        text = "; ".join(f"{kind}: {_listed(names)}" for kind, names in faults.items() if names)
-        raise CheckpointError(f"{files[0].parent}: weights do not fit config.json: {text}")
-    model.load_state_dict(state, assign=True)
-    model.reset_rotary(device)
-    siglip = model.vision_backbone.fused_featurizer.embeddings
-    positions = torch.arange(siglip.num_positions, device=device).expand((1, -1))
-    siglip.register_buffer("position_ids", positions, persistent=False)
-
-
-def _take(
-    tensors: dict[str, Tensor],
-    expected: dict[str, tuple[int, ...]],
-    state: dict[str, Tensor],
-    device: torch.device,
-    dtype: torch.dtype,
-) -> None:
-    for name, tensor in tensors.items():
-        fits = expected.get(name) == tuple(tensor.shape)
-        # A tensor that does not fit is kept by its shape alone, to be listed.
-        state[name] = tensor.to(device=device, dtype=dtype) if fits else torch.empty(tensor.shape, device="meta")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    if highest >= spec.padded_vocab_size:
+        raise CheckpointError(
+            f"{path}: has the token {highest}, but the model's vocabulary is {spec.padded_vocab_size}"
+        )
+    return tokenizer
 
 
 def save_checkpoint(

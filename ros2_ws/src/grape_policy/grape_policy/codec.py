@@ -32,11 +32,13 @@ class ActionCodec:
 
 @dataclass(frozen=True)
 class ActionStats:
-    """Percentiles of one dataset's actions; `mask` is false where a dimension is not scaled. Each (7,)."""
+    """Percentiles of one dataset's actions; `mask` is false where a dimension is not scaled, `constant` true where it
+    never changed. Each (7,)."""
 
     q01: NDArray[np.float64]
     q99: NDArray[np.float64]
     mask: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
 
 
 def gripper_opening(actions: ArrayLike, convention: str) -> NDArray[np.float64]:
@@ -69,12 +71,13 @@ class NormStats:
                 action = entry["action"]
                 q01, q99 = (np.asarray(action[name], float) for name in ("q01", "q99"))
                 mask = np.asarray(action.get("mask", np.ones(q01.shape)), bool)
-            except (KeyError, TypeError, ValueError) as error:
+                low, high = (np.asarray(action.get(name, q), float) for name, q in (("min", q01), ("max", q99)))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise ConfigError(f"{where}: {key}: unreadable action statistics: {error}") from None
-            for name, value in (("q01", q01), ("q99", q99), ("mask", mask)):
+            for name, value in (("q01", q01), ("q99", q99), ("mask", mask), ("min", low), ("max", high)):
                 if value.shape != (ACTION_SIZE,) or not np.all(np.isfinite(value)):
                     raise ConfigError(f"{where}: {key}: action.{name} must be {ACTION_SIZE} finite values")
-            self.by_key[key] = ActionStats(q01, q99, mask)
+            self.by_key[key] = ActionStats(q01, q99, mask, low == high)
 
     def keys(self) -> list[str]:
         return list(self.by_key)
@@ -90,12 +93,11 @@ class NormStats:
     def normalise(self, actions: ArrayLike, key: str | None = None) -> NDArray[np.float64]:
         """(..., 7) actions in metres, radians and the checkpoint's gripper values -> [-1, 1].
 
-        A constant dimension becomes 0.
+        2 (x - q01) / (q99 - q01 + 1e-8) - 1, clipped; a dimension whose minimum is its maximum becomes 0.
         """
         stats, actions = self.of(key), np.asarray(actions, float)
         scaled = np.clip(2.0 * (actions - stats.q01) / (stats.q99 - stats.q01 + 1e-8) - 1.0, -1.0, 1.0)
-        scaled = np.where(stats.q01 == stats.q99, 0.0, scaled)
-        return np.where(stats.mask, scaled, actions)
+        return np.where(stats.mask, np.where(stats.constant, 0.0, scaled), actions)
 
     def unnormalise(self, normalised: ArrayLike, key: str | None = None) -> NDArray[np.float64]:
         """(..., 7) values in [-1, 1] -> actions in metres, radians and the checkpoint's gripper values."""

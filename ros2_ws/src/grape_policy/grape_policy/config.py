@@ -12,6 +12,7 @@ ROTATIONS = ("euler_xyz", "axis_angle")
 GRIPPERS = {"open_is_one": (0.0, 1.0), "closed_is_one": (1.0, 0.0), "minus_one_open": (1.0, -1.0)}
 ACTION_SIZE = 7
 LLAMA2_EMPTY_TOKEN = 29871
+PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 
 
 class ConfigError(Exception):
@@ -62,6 +63,7 @@ class VlaSpec:
 
     `vocab_size` counts the tokens below the padding token: the action tokens are its last `action_bins` ids.
     `padded_vocab_size` is the number of logits. `empty_token_id` closes every prompt (None: nothing is appended).
+    `prompt` holds `{instruction}` once. `config` is the whole of `config.json`.
     """
 
     towers: tuple[TowerSpec, TowerSpec]
@@ -73,6 +75,7 @@ class VlaSpec:
     empty_token_id: int | None
     rotation: str = "euler_xyz"
     gripper: str = "open_is_one"
+    prompt: str = PROMPT
     norm_stats: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -153,14 +156,23 @@ def _towers(config: dict[str, Any], where: str) -> tuple[TowerSpec, TowerSpec]:
 def parse_config(config: dict[str, Any], where: str = "config.json") -> VlaSpec:
     """VlaSpec of a parsed `config.json`.
 
-    Three keys are extensions that a published checkpoint does not have: `vision_towers` (else the dimensions follow
-    from `timm_model_ids`), `action_convention` (`rotation`, `gripper`) and `empty_token_id`.
-    Raises ConfigError that names the field.
+    Four keys are extensions that a published checkpoint does not have: `vision_towers` (else the dimensions follow
+    from `timm_model_ids`), `action_convention` (`rotation`, one of ROTATIONS; `gripper`, one of GRIPPERS),
+    `empty_token_id` and `prompt`. Raises ConfigError that names the field.
     """
+    try:
+        return _parse(config, where)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: a field has a value of the wrong type: {error}") from None
+
+
+def _parse(config: dict[str, Any], where: str) -> VlaSpec:
     if config.get("model_type", "openvla") != "openvla":
         raise ConfigError(f"{where}: model_type is {config['model_type']!r}, expected 'openvla'")
     if not config.get("arch_specifier", "fused-gelu-mlp").endswith("fused-gelu-mlp"):
         raise ConfigError(f"{where}: arch_specifier {config['arch_specifier']!r} is not supported (fused-gelu-mlp is)")
+    if any(config.get("timm_override_act_layers") or ()):
+        raise ConfigError(f"{where}: timm_override_act_layers {config['timm_override_act_layers']} is not supported")
     text = {**LLAMA2_7B, **config.get("text_config", {})}
     text.pop("torch_dtype", None)
     text.setdefault("num_key_value_heads", text["num_attention_heads"])
@@ -170,15 +182,22 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> VlaSpec:
     bins = int(config.get("n_action_bins", 256))
     if not 0 < bins <= vocab <= pad < padded:
         raise ConfigError(f"{where}: n_action_bins {bins}, vocabulary {vocab}, pad_token_id {pad} do not fit together")
+    towers = _towers(config, where)
+    sizes = [towers[0].image_size] * 2
+    if config.get("image_sizes", sizes) != sizes:
+        raise ConfigError(f"{where}: image_sizes {config['image_sizes']} are not the towers' {sizes}")
     convention = config.get("action_convention", {})
     rotation, gripper = convention.get("rotation", "euler_xyz"), convention.get("gripper", "open_is_one")
     if rotation not in ROTATIONS:
         raise ConfigError(f"{where}: action_convention.rotation {rotation!r} is none of {ROTATIONS}")
     if gripper not in GRIPPERS:
         raise ConfigError(f"{where}: action_convention.gripper {gripper!r} is none of {tuple(GRIPPERS)}")
+    prompt = config.get("prompt", PROMPT)
+    if prompt.count("{instruction}") != 1:
+        raise ConfigError(f"{where}: prompt {prompt!r} does not hold {{instruction}} once")
     empty = config.get("empty_token_id", LLAMA2_EMPTY_TOKEN if vocab == 32000 else None)
     return VlaSpec(
-        towers=_towers(config, where),
+        towers=towers,
         text=text,
         vocab_size=vocab,
         padded_vocab_size=padded,
@@ -187,6 +206,7 @@ def parse_config(config: dict[str, Any], where: str = "config.json") -> VlaSpec:
         empty_token_id=None if empty is None else int(empty),
         rotation=rotation,
         gripper=gripper,
+        prompt=prompt,
         norm_stats=dict(config.get("norm_stats", {})),
         config=config,
     )

@@ -6,6 +6,7 @@ and a position for the class token. Everything else is a change of name.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from grape_policy.config import TowerSpec, VlaSpec
 DINO = "vision_backbone.featurizer."
 SIGLIP = "vision_backbone.fused_featurizer."
 UNUSED_PREFIX = SIGLIP + "attn_pool."
+SCALE = re.compile(rf"^((?:{re.escape(DINO)}|{re.escape(SIGLIP)})blocks\.\d+\.ls[12])\.gamma$")
 MASK_TOKEN = DINO + "embeddings.mask_token"
 
 
@@ -72,6 +74,11 @@ def tower_rules(spec: VlaSpec) -> dict[str, Rule]:
     return {rule.source: rule for rule in _dino_rules(spec.towers[0]) + _siglip_rules(spec.towers[1])}
 
 
+def file_name(name: str) -> str:
+    """The name of a tensor as OpenVLA's files have it; timm itself calls the factor of a LayerScale `gamma`."""
+    return SCALE.sub(r"\1.scale_factor", name)
+
+
 def to_module(rule: Rule | None, name: str, tensor: Tensor) -> dict[str, Tensor]:
     """The module tensors made of one tensor of the file. Raises ValueError when its shape cannot be taken apart."""
     if rule is None:
@@ -125,8 +132,7 @@ def unused_shapes(tower: TowerSpec) -> dict[str, tuple[int, ...]]:
 
 
 LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "patch_embed.proj")
-LLAMA_LINEAR = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-LLAMA_LINEAR += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+LLAMA_LINEAR = [f"self_attn.{name}_proj" for name in "qkvo"] + [f"mlp.{name}_proj" for name in ("gate", "up", "down")]
 
 
 def adaptable_modules(spec: VlaSpec) -> dict[str, tuple[str, ...]]:

@@ -12,12 +12,15 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from grape_policy.config import ConfigError, VlaSpec
+from grape_policy.config import PROMPT, ConfigError, VlaSpec
 
-PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
+STRATEGY = "resize-naive"
 RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
 RESAMPLING |= {"bicubic": Image.Resampling.BICUBIC, "lanczos": Image.Resampling.LANCZOS}
 CROP_AREA = 0.9
+
+
+__all__ = ("PROMPT", "ProcessingError", "Processor", "center_crop")
 
 
 class ProcessingError(Exception):
@@ -32,27 +35,37 @@ class Processor:
     ) -> None:
         """preprocessor: the parsed `preprocessor_config.json`; tokenizer None: prompts must be given as ids.
 
-        Raises ConfigError for a resize strategy or interpolation that is not supported.
+        Raises ConfigError that names the field: a resize strategy (only `resize-naive`: upstream's other two are
+        stated nowhere we could check them against) or interpolation that is not supported, numbers that are none.
         """
         self.spec, self.tokenizer, self.center_crop = spec, tokenizer, center_crop
-        strategy = preprocessor.get("image_resize_strategy", "resize-naive")
-        if strategy != "resize-naive":
-            raise ConfigError(f"preprocessor_config.json: image_resize_strategy {strategy!r} is not supported")
+        where = "preprocessor_config.json"
+        strategy = preprocessor.get("image_resize_strategy", spec.config.get("image_resize_strategy", STRATEGY))
+        if strategy != STRATEGY:
+            raise ConfigError(f"{where}: image_resize_strategy {strategy!r} is not supported ({STRATEGY} is)")
         try:
             kinds = set(preprocessor["interpolations"])
             means, stds = (torch.tensor(preprocessor[name], dtype=torch.float32) for name in ("means", "stds"))
         except KeyError as error:
-            raise ConfigError(f"preprocessor_config.json: missing field {error}") from None
+            raise ConfigError(f"{where}: missing field {error}") from None
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}: interpolations, means or stds: {error}") from None
         if len(kinds) != 1 or not kinds <= set(RESAMPLING):
-            raise ConfigError(f"preprocessor_config.json: interpolations {sorted(kinds)} are not supported")
+            raise ConfigError(
+                f"{where}: interpolations {sorted(map(str, kinds))} are not supported ({list(RESAMPLING)} are)"
+            )
         if means.shape != (2, 3) or stds.shape != (2, 3):
-            raise ConfigError("preprocessor_config.json: means and stds must be two triples")
+            raise ConfigError(f"{where}: means and stds must be two triples")
+        if not bool(torch.isfinite(means).all() and torch.isfinite(stds).all() and (stds > 0).all()):
+            raise ConfigError(f"{where}: means must be finite, stds finite and above 0")
+        sizes = [[3, spec.image_size, spec.image_size]] * 2
+        if preprocessor.get("input_sizes", sizes) != sizes:
+            raise ConfigError(f"{where}: input_sizes {preprocessor['input_sizes']} are not the towers' {sizes}")
         self.resampling = RESAMPLING[kinds.pop()]
         self.mean, self.std = means.view(1, 6, 1, 1), stds.view(1, 6, 1, 1)
-        empty = spec.empty_token_id
-        if empty is None and tokenizer is not None:
-            empty = tokenizer.token_to_id("▁")
-        self.empty_token_id = empty
+        # Named by the checkpoint, else by its tokenizer, else Llama 2's.
+        own = tokenizer.token_to_id("▁") if tokenizer is not None and "empty_token_id" not in spec.config else None
+        self.empty_token_id = spec.empty_token_id if own is None else own
 
     def model_input(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The exact image that the model sees: (H, W, 3) uint8 -> (S, S, 3) uint8.
@@ -80,7 +93,7 @@ class Processor:
             raise ProcessingError("the instruction is empty")
         if self.tokenizer is None:
             raise ProcessingError("the checkpoint has no tokenizer.json: prompts must be given as ids")
-        ids = self.tokenizer.encode(PROMPT.format(instruction=instruction.strip().lower())).ids
+        ids = self.tokenizer.encode(self.spec.prompt.replace("{instruction}", instruction.strip().lower())).ids
         bos = self.tokenizer.token_to_id("<s>")
         if bos is not None and ids[:1] != [bos]:
             ids = [bos, *ids]

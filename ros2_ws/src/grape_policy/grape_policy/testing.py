@@ -90,10 +90,11 @@ def write_random_adapter(
     random = torch.Generator().manual_seed(seed)
     for layer in model.modules():
         if isinstance(layer, peft.tuners.lora.Linear):
-            a, b = layer.lora_A["default"], layer.lora_B["default"]
-            spread = scale / (layer.scaling["default"] * a.weight.shape[0] ** 0.5)
-            for part, deviation in ((a, a.weight.shape[1] ** -0.5), (b, spread)):
-                weight = deviation * torch.randn(part.weight.shape, generator=random)
+            a: Any = layer.lora_A["default"]
+            b: Any = layer.lora_B["default"]
+            spread = scale / (layer.scaling["default"] * a.out_features**0.5)
+            for part, deviation in ((a, a.in_features**-0.5), (b, spread)):
+                weight = deviation * torch.randn((part.out_features, part.in_features), generator=random)
                 part.weight = torch.nn.Parameter(weight, requires_grad=False)
     model.save_pretrained(str(folder))
     AdapterManifest(adapter_hash(Path(folder)), vla.base_hash).write(Path(folder))
