@@ -36,6 +36,8 @@ MAX_MESSAGE = 16 << 20
 """Bytes of a message: several cameras' images at full size."""
 MAX_SIDE = 4096
 """Pixels of an image's side."""
+CLOSING = 2.0
+"""Seconds that clients have at the end."""
 MAGIC = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 KINDS = frozenset("biuf")
 POLICY_VIOLATION = 1008
@@ -59,7 +61,7 @@ def check_message(data: bytes | str) -> None:
     except WireError:
         raise
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as problem:
-        raise WireError(f"not msgpack: {problem}") from None
+        raise WireError(f"not msgpack: {one_line(problem)}") from None
     if not isinstance(message, dict):
         raise WireError(f"message: expected a map, got {type(message).__name__}")
     for name, kind in (("type", str), ("payload", dict), ("seq", int)):
@@ -213,8 +215,13 @@ async def serve_on(server: ModelServer, bound: socket.socket, ready: Callable[[]
         )
     except OSError as problem:
         raise BindError(f"--port {bound.getsockname()[1]}: cannot be used: {problem.strerror or problem}") from None
-    async with listening, anyio.create_task_group() as tasks:
-        await server.on_serve_start(tasks)
-        begun.set()
-        ready()
-        await anyio.sleep_forever()
+    try:
+        async with anyio.create_task_group() as tasks:
+            await server.on_serve_start(tasks)
+            begun.set()
+            ready()
+            await anyio.sleep_forever()
+    finally:
+        listening.close()
+        with anyio.move_on_after(CLOSING, shield=True):  # clients are told, actions under way are sent
+            await listening.wait_closed()
