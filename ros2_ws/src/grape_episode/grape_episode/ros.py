@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import concurrent.futures
+import signal
 import sys
+import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import import_module
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -14,10 +19,18 @@ import rclpy
 from geometry_msgs.msg import Pose as PoseMsg
 from numpy.typing import NDArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.context import Context
+from rclpy.executors import (
+    ConditionReachedException,
+    Executor,
+    ExternalShutdownException,
+    MultiThreadedExecutor,
+    ShutdownException,
+    TimeoutException,
+)
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.task import Future
+from rclpy.task import Future, Task
 from sensor_msgs.msg import Image
 
 from grape_episode import topics
@@ -184,6 +197,83 @@ def run_node(make: Callable[[], Node], arguments: list[str] | None = None, domai
             node.close()
         node.destroy_node()
         rclpy.try_shutdown()
+    return status
+
+
+class ThreadedExecutor(MultiThreadedExecutor):
+    """rclpy's MultiThreadedExecutor, which lets the threads of its pool begin.
+
+    rclpy's hands a callback to its pool again at every wake-up until a thread has begun with it. That thread waits for
+    the interpreter, which the loop keeps for its switch interval of 5 ms: under a camera and a robot's state, thousands
+    of hand-overs a second, and timers that are late by half a second. This one hands a callback over once and waits
+    until it has begun, at most ``PATIENCE`` seconds: all threads may be busy."""
+
+    PATIENCE = 0.01
+
+    def __init__(self, threads: int, *, context: Context | None = None) -> None:
+        super().__init__(threads, context=context)
+        self._handed: dict[Task, threading.Event] = {}
+
+    def _spin_once_impl(self, timeout_sec: Any = None, wait_condition: Callable[[], bool] = lambda: False) -> None:
+        try:
+            task, _, _ = self.wait_for_ready_callbacks(timeout_sec, None, wait_condition)
+        except (ShutdownException, ExternalShutdownException, TimeoutException, ConditionReachedException):
+            return
+        begun = self._handed.get(task)
+        if begun is None:
+            begun = self._handed[task] = threading.Event()
+            self._executor.submit(self._run, task, begun)
+            self._futures.append(task)
+        begun.wait(self.PATIENCE)
+        done = [future for future in self._futures if future.done()]
+        self._futures = [future for future in self._futures if not future.done()]
+        for future in done:
+            future.result()  # raises what the callback has raised
+
+    def _run(self, task: Task, begun: threading.Event) -> None:
+        begun.set()
+        try:
+            task()
+        finally:
+            del self._handed[task]
+
+
+SIGNAL_POLL = 0.1
+
+
+def until_signalled() -> SimpleQueue[int]:
+    """From now on SIGINT and SIGTERM put status 0 there. In the main thread, before ``rclpy.init``."""
+    ended: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.put(0))
+    return ended
+
+
+def serve(node: Node, threads: int, ended: SimpleQueue[int], leave: Callable[[], object]) -> int:
+    """Spins a node in ``threads`` threads until something is in ``ended``, then calls ``leave`` while it still spins,
+    and shuts ROS down. Returns the exit status: 1 where a callback has raised."""
+    executor = ThreadedExecutor(threads)
+    executor.add_node(node)
+
+    def spin_threads() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            pass
+        except Exception:
+            traceback.print_exc()
+            ended.put(1)
+
+    spinner = threading.Thread(target=spin_threads, name="executor", daemon=True)
+    spinner.start()
+    status = None
+    while status is None:  # a signal that another thread took is handled only when the main thread runs
+        with suppress(Empty):
+            status = ended.get(timeout=SIGNAL_POLL)
+    leave()
+    executor.shutdown()
+    spinner.join(5.0)  # a thread inside ROS at the interpreter's end aborts the process
+    rclpy.try_shutdown()
     return status
 
 

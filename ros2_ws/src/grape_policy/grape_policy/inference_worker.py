@@ -8,6 +8,7 @@ its parent has closed a socket or died. No ROS here.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import os
 import signal
 import socket
@@ -77,6 +78,9 @@ class Worker:
         from grape_policy.loading import load_engine
 
         self._engine = engine = load_engine(EngineSettings(**header["settings"]), self._progress)
+        # what the model's libraries have made stays: a full collection that looks through it takes several inferences
+        gc.collect()
+        gc.freeze()
         spec = engine.vla.spec
         facts = ModelFacts(engine.vla.base_hash, spec.image_size, spec.rotation, str(engine.vla.folder))
         return {"facts": dataclasses.asdict(facts), **self._adapters()}, []

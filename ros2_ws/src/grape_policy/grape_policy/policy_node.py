@@ -6,14 +6,11 @@ executor's threads carry only light callbacks and those that wait.
 
 from __future__ import annotations
 
-import signal
+import gc
 import sys
-import threading
-import traceback
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 import rclpy
@@ -23,7 +20,6 @@ from grape_interfaces.srv import ListAdapters, LoadAdapter, PrepareRecording, Re
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
@@ -31,7 +27,7 @@ from sensor_msgs.msg import Image
 
 from grape_episode import topics
 from grape_episode.episode import Step
-from grape_episode.ros import EVENT, LATCHED, declare
+from grape_episode.ros import EVENT, LATCHED, declare, serve, until_signalled
 from grape_policy import ros
 from grape_policy.episode_runner import CANCELLED, ERROR, STEP_LIMIT, SUCCESS, EpisodeReport, EpisodeRunner
 from grape_policy.errors import ProcessEndedError
@@ -43,7 +39,6 @@ from grape_policy.parameters import PARAMETERS, EngineSettings, EpisodeSettings
 from grape_policy.swap import AdapterSwitch, Reply
 
 HEARTBEAT_PERIOD = 0.05
-SIGNAL_POLL = 0.1
 EXECUTOR_THREADS = 8  # a goal, a load and a transition may each hold one while they wait
 NO_MODEL = "the policy node is not configured: no model is loaded"
 BY_CLIENT = "cancelled by the client"
@@ -119,6 +114,9 @@ class PolicyNode(LifecycleNode):
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._heard = ros.listen(self, self._inbox, EpisodeSettings.read(self._value))
+        # what there is now stays: a full collection that looks through all of it stops every timer for 13 ms
+        gc.collect()
+        gc.freeze()
         self._active = True
         return super().on_activate(state)
 
@@ -266,25 +264,9 @@ class PolicyNode(LifecycleNode):
         return response
 
 
-def _spin(executor: MultiThreadedExecutor, ended: SimpleQueue[int]) -> None:
-    try:
-        executor.spin()
-    except Exception:
-        traceback.print_exc()
-        ended.put(1)
-
-
-def _wait(ended: SimpleQueue[int]) -> int:
-    while True:  # a signal that another thread took is handled only when the main thread runs
-        with suppress(Empty):
-            return ended.get(timeout=SIGNAL_POLL)
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; 1 and one line on stderr where it cannot start."""
-    ended: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.put(0))
+    ended = until_signalled()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = PolicyNode()
@@ -297,16 +279,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"grape_policy: {node.problem}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    executor = MultiThreadedExecutor(EXECUTOR_THREADS)
-    executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, ended), name="executor", daemon=True)
-    spinner.start()
-    status = _wait(ended)
-    node.trigger_shutdown()
-    executor.shutdown()
-    spinner.join(5.0)  # a thread inside ROS at the interpreter's end aborts the process
-    rclpy.try_shutdown()
-    return status
+    return serve(node, EXECUTOR_THREADS, ended, node.trigger_shutdown)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ dies, the policy goes on; the same goal, sent again, goes on where the run was."
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import traceback
-from queue import SimpleQueue
 from typing import Any
 
 import rclpy
@@ -17,12 +15,11 @@ from grape_interfaces.action import Align
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from grape_episode import topics
-from grape_episode.ros import declare
+from grape_episode.ros import declare, serve, until_signalled
 from grape_policy.goals import OneGoal
 from grape_trainer.errors import TrainerError
 from grape_trainer.loop import AlignConfig, AlignResult, Progress, align
@@ -33,6 +30,7 @@ from grape_trainer.ros import RosRig
 
 NAME = "grape_trainer"
 LEAVING_SECONDS = 30.0
+EXECUTOR_THREADS = 4
 
 
 class TrainerNode(Node):
@@ -158,21 +156,9 @@ def _goal(request: Align.Goal) -> AlignGoal:
     )
 
 
-def _spin(executor: MultiThreadedExecutor, ended: SimpleQueue[int]) -> None:
-    try:
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    except Exception:
-        traceback.print_exc()
-        ended.put(1)
-
-
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM (status 0); one line and status 1 where it cannot start."""
-    ended: SimpleQueue[int] = SimpleQueue()  # its put may be called in a signal handler
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.put(0))
+    ended = until_signalled()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = TrainerNode()
@@ -180,16 +166,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"{NAME}: {problem}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
-    executor = MultiThreadedExecutor(4)
-    executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, ended), name="executor", daemon=True)
-    spinner.start()
-    status = ended.get()
-    node.leave()
-    executor.shutdown()
-    spinner.join(5.0)  # a thread inside ROS at the interpreter's end aborts the process
-    rclpy.try_shutdown()
-    return status
+    return serve(node, EXECUTOR_THREADS, ended, node.leave)
 
 
 if __name__ == "__main__":
