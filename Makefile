@@ -1,7 +1,7 @@
 # make demo and make test are all a newcomer needs; both set up first. See CONTRIBUTING.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo train-mini lock clean distclean
+.PHONY: help setup setup-benchmark test lint format demo train-mini lock clean distclean
 
 ENV := . ./env.sh
 # Two workers; a file's tests stay in one, because nodes started for a module are shared by its tests.
@@ -12,10 +12,13 @@ DEMOS_ARGS ?=
 TRAIN_MINI_ARGS ?=
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1|\2/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
 
 setup: ## virtual environment, ROS 2 and the built workspace; repeats only what is missing
 	@sh scripts/setup.sh
+
+setup-benchmark: setup ## vla-eval for `grape serve`, and LIBERO in .venv-benchmark
+	@.venv/bin/python scripts/set_up_benchmark.py
 
 test: setup ## every test (PYTEST_ARGS="-k name" for some)
 	@$(ENV) && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest $(PYTEST_ARGS)
@@ -43,4 +46,4 @@ clean: ## remove what a build and the checks leave; keeps the virtual environmen
 	find launch scripts tests ros2_ws/src -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## also remove the virtual environment
-	rm -rf .venv .setup
+	rm -rf .venv .venv-benchmark .setup
