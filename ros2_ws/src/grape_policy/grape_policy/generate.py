@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from grape_policy.config import ACTION_SIZE
+from grape_policy.graphs import CudaRecorder, Recorder
 from grape_policy.lora import AdapterSlots
 from grape_policy.network import Network, attention_mask
 from grape_policy.processing import ProcessingError
 from grape_policy.sampling import greedy, sample
 
 LENGTH_STEP = 16
-"""On a GPU prompts are padded to a multiple of this: a graph serves all prompts of its length."""
+"""On a GPU the prompts of a batch are padded to a multiple of this: a graph serves all prompts of its length."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,9 @@ def act_on(
     mask = None
     if padded:
         columns = torch.arange(count + ACTION_SIZE - 1, device=device)
-        mask = attention_mask((columns > last[:, None]) & (columns < count), network.dtype)
-    hidden = network.prefill(embeddings, last, cache, slot)
+        hidden_columns = (columns > last[:, None]) & (columns < count)
+        mask = attention_mask(hidden_columns, network.dtype, network.layers[0].kv_heads)
+    hidden = network.prefill(embeddings, last, cache, slot, padded)
     logits: list[Tensor] = []
     tokens: list[Tensor] = []
     for k in range(ACTION_SIZE):
@@ -102,7 +104,7 @@ class Generator:
 
     def __init__(self, network: Network, slots: AdapterSlots, bias: Tensor | None = None) -> None:
         self.network, self.slots, self.bias = network, slots, bias
-        self.graphs = GraphPool(self) if network.device.type == "cuda" else None
+        self.graphs = GraphPool(self, CudaRecorder(network.device)) if network.device.type == "cuda" else None
         self._cache: Tensor | None = None
 
     def __call__(
@@ -139,9 +141,14 @@ class Generator:
             result = act_on(self.network, inputs, self._buffer(inputs), slot, False, padded, forced=given)
             return np.asarray(result.logprobs.cpu().numpy())
 
-    def graph_length(self, length: int) -> int:
-        """The padded prompt length of the graph that serves prompts of `length` tokens; 0 where there are no graphs."""
-        return 0 if self.graphs is None else -(-length // LENGTH_STEP) * LENGTH_STEP
+    def graph_length(self, length: int, batch: int = 1) -> int:
+        """The prompt length of the graph that serves prompts of up to `length` tokens; 0 where there are no graphs.
+
+        One prompt alone is not padded: its graph needs no masks, and a lab has few prompts.
+        """
+        if self.graphs is None:
+            return 0
+        return length if batch == 1 else -(-length // LENGTH_STEP) * LENGTH_STEP
 
     def cache(self, batch: int, columns: int) -> Tensor:
         """Room for keys and values: (layers, B, 2 kv heads, columns, d)."""
@@ -165,7 +172,9 @@ class Generator:
         temperatures: Sequence[float],
     ) -> tuple[Inputs, bool]:
         lengths = [len(prompt) for prompt in prompts]
-        longest = max(lengths) if self.graphs is None else self.graph_length(max(lengths))
+        longest = max(lengths)
+        if self.graphs is not None:
+            longest = self.graph_length(longest, len(lengths))
         limit = self.network.positions - self.network.spec.patches - ACTION_SIZE
         if max(lengths) > limit:
             raise ProcessingError(f"the instruction makes {max(lengths)} tokens, the model has room for {limit}")
@@ -173,7 +182,7 @@ class Generator:
         for row, prompt in enumerate(prompts):
             text[row, : len(prompt)] = prompt
         inputs = Inputs(
-            torch.from_numpy(np.ascontiguousarray(images)),
+            torch.tensor(images),
             text,
             torch.tensor(lengths),
             torch.from_numpy(numbers),
@@ -184,52 +193,43 @@ class Generator:
 
 @dataclass(frozen=True)
 class _Captured:
-    graph: torch.cuda.CUDAGraph
+    replay: Callable[[], None]
     inputs: Inputs
     result: Generated
 
 
 class GraphPool:
-    """CUDA graphs of whole actions, one for each slot, set of adapted layers, batch size, prompt length and way to
-    choose. All share one memory pool, since only one runs at a time. A graph reads the slot's buffers, so loading
-    another adapter that touches the same layers needs no new one."""
+    """Recorded actions, one for each slot, set of adapted layers, batch size, prompt length and way to choose.
 
-    def __init__(self, generator: Generator) -> None:
-        self._generator = generator
-        self._graphs: dict[tuple[object, ...], _Captured] = {}
-        self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(generator.network.device)
+    A recording reads the slot's buffers, so another adapter that touches the same layers needs no new one. Only one
+    runs at a time.
+    """
+
+    def __init__(self, generator: Generator, recorder: Recorder) -> None:
+        self._generator, self._recorder = generator, recorder
+        self._captured: dict[tuple[object, ...], _Captured] = {}
+
+    def __len__(self) -> int:
+        return len(self._captured)
 
     def run(self, inputs: Inputs, slot: int | None, sampled: bool) -> Generated:
-        """Replay the graph for these inputs, capturing it at the first time."""
-        batch = inputs.text.shape[0]
-        key = (slot, self._generator.slots.active(slot), batch, inputs.text.shape[1], sampled)
-        captured = self._graphs.get(key)
+        """Replay the recording for these inputs, made at the first time. The result is overwritten by the next run."""
+        batch, length = inputs.text.shape
+        key = (slot, self._generator.slots.active(slot), batch, length, sampled)
+        captured = self._captured.get(key)
         if captured is None:
-            captured = self._graphs[key] = self._capture(inputs, slot, sampled)
-        with torch.cuda.stream(self._stream):
-            for static, given in zip(captured.inputs.tensors(), inputs.tensors(), strict=True):
-                static.copy_(given.pin_memory(), non_blocking=True)
-            captured.graph.replay()
-            self._stream.synchronize()
+            captured = self._captured[key] = self._capture(inputs, slot, sampled)
+        self._recorder.copy(inputs.tensors(), captured.inputs.tensors())
+        captured.replay()
         return captured.result
 
     def _capture(self, inputs: Inputs, slot: int | None, sampled: bool) -> _Captured:
-        generator, device = self._generator, self._generator.network.device
-        static = Inputs(*(part.to(device) for part in inputs.tensors()))
-        cache = generator.cache(
-            inputs.text.shape[0], inputs.text.shape[1] + generator.network.spec.patches + ACTION_SIZE
-        )
+        generator, (batch, length) = self._generator, inputs.text.shape
+        static = Inputs(*(part.to(generator.network.device, copy=True) for part in inputs.tensors()))
+        cache = generator.cache(batch, length + generator.network.spec.patches + ACTION_SIZE - 1)
 
         def whole() -> Generated:
-            return act_on(generator.network, static, cache, slot, sampled, True, generator.bias)
+            return act_on(generator.network, static, cache, slot, sampled, batch > 1, generator.bias)
 
-        self._stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(self._stream):
-            for _ in range(2):  # libraries choose their kernels and allocate their workspaces before the capture
-                whole()
-            self._stream.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                result = whole()
-        return _Captured(graph, static, result)
+        replay, result = self._recorder.record(whole)
+        return _Captured(replay, static, result)

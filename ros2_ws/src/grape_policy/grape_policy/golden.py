@@ -15,8 +15,12 @@ import torch
 from PIL import Image
 
 from grape_policy.checkpoint import CheckpointError, Vla, load_checkpoint
+from grape_policy.config import ACTION_SIZE, ConfigError
+from grape_policy.engine import Engine
 from grape_policy.logprobs import gather_logprobs
 
+KEY = "bench"
+"""Of the action statistics that the expected actions were made with, where a checkpoint has several."""
 # Agreement asked for in fp32 on a CPU; tokens must be equal.
 TOLERANCES = {
     "pixel_values": 1e-5,
@@ -44,8 +48,15 @@ def generate(vla: Vla, pixels: torch.Tensor, prompt: torch.Tensor, count: int = 
 
 @torch.inference_mode()
 def compare(folder: Path, unnorm_key: str | None = None) -> dict[str, float]:
-    """Maximal absolute errors over all cases, and `tokens`, the number of differing ones."""
+    """Maximal absolute errors over all cases, and `tokens`, the number of differing ones.
+
+    Both ways are held to the same numbers: the model that training differentiates, token by token without a cache, and
+    the engine that acts.
+    """
     vla = load_checkpoint(folder)
+    if unnorm_key is None and len(vla.stats.keys()) > 1:
+        unnorm_key = KEY
+    acting = Engine(vla, unnorm_key=unnorm_key).generator
     errors = dict.fromkeys(TOLERANCES, 0.0)
 
     def note(name: str, got: np.ndarray, wanted: np.ndarray) -> None:
@@ -65,21 +76,28 @@ def compare(folder: Path, unnorm_key: str | None = None) -> dict[str, float]:
             logits = vla.model.action_logits(pixels, [prompt], forced)
             note("logits", logits[0, 0].numpy(), expected[f"logits{i}"])
             note("forced_logprobs", gather_logprobs(logits, forced).numpy(), expected[f"forced_logprob{i}"])
-            tokens, margins = generate(vla, pixels, prompt)
-            errors["tokens"] += int(np.sum(tokens != expected[f"generated{i}"]))
-            note("margins", margins, expected[f"margin{i}"])
-            note("actions", vla.stats.unnormalise(vla.codec.decode(tokens), unnorm_key), expected[f"actions{i}"])
+            frames = vla.processor.model_input(image)[None]
+            again = acting.forced(frames, [prompt], expected[f"forced{i}"][None], None)
+            note("forced_logprobs", again, expected[f"forced_logprob{i}"])
+            acted = acting(frames, [prompt], np.zeros((1, ACTION_SIZE)), [0.0], None)
+            for tokens, margins in (generate(vla, pixels, prompt), (acted[0][0], acted[2][0])):
+                errors["tokens"] += int(np.sum(tokens != expected[f"generated{i}"]))
+                if f"margin{i}" in expected:
+                    note("margins", margins, expected[f"margin{i}"])
+                note("actions", vla.actions(tokens, unnorm_key), expected[f"actions{i}"])
     return errors
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="folder with a checkpoint, frames and expected.npz")
-    parser.add_argument("--unnorm-key", help="dataset key of the action statistics; default: the only one there is")
+    parser.add_argument(
+        "--unnorm-key", help=f"dataset key of the action statistics; default: the only one there is, or {KEY}"
+    )
     arguments = parser.parse_args(argv)
     try:
         errors = compare(arguments.folder, arguments.unnorm_key)
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, ConfigError, OSError, KeyError) as error:
         print(f"golden: {error}", file=sys.stderr)
         return 2
     passed = all(errors[name] <= bound for name, bound in TOLERANCES.items())

@@ -49,13 +49,12 @@ class LinearGroup:
 
     def allocate(self, rank: int, merged: bool) -> None:
         """Make both slots, empty, for LoRA pairs up to ``rank``."""
-        kwargs = {"device": self.weight.device, "dtype": self.weight.dtype}
         if merged:
             self._merged = self.weight.expand(SLOTS, *self.weight.shape).clone()
         else:
             width = rank * len(self.rows)
-            self._a = torch.zeros((SLOTS, width, self.in_features), **kwargs)
-            self._b = torch.zeros((SLOTS, self.weight.shape[0], width), **kwargs)
+            self._a = self.weight.new_zeros((SLOTS, width, self.in_features))
+            self._b = self.weight.new_zeros((SLOTS, self.weight.shape[0], width))
 
     def put(self, slot: int, pairs: Sequence[Pair | None]) -> None:
         """Fill ``slot`` with one pair (A, B with its scale), or None, per layer. No inference may be using the slot."""
@@ -81,21 +80,46 @@ class LinearGroup:
 
     def __call__(self, x: Tensor, slot: int | None) -> Tensor:
         """(..., in) -> (..., out) under the adapter of ``slot``; None: the base model alone."""
+        weight, a, b = self._under(slot)
+        result = linear(x, weight, self.bias)
+        return result if a is None or b is None else linear_add(result, linear(x, a), b)
+
+    def add(self, residual: Tensor, x: Tensor, slot: int | None) -> Tensor:
+        """residual (..., out) plus what this group makes of x (..., in), in one operation where there is one."""
+        weight, a, b = self._under(slot)
+        result = linear_add(residual, x, weight, self.bias)
+        return result if a is None or b is None else linear_add(result, linear(x, a), b)
+
+    def _under(self, slot: int | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The matrix to use, and the pair A, B to add to it."""
         if slot is None or not self.active[slot]:
-            return linear(x, self.weight, self.bias)
+            return self.weight, None, None
         if self._merged is not None:
-            return linear(x, self._merged[slot], self.bias)
+            return self._merged[slot], None, None
         assert self._a is not None and self._b is not None
-        result = linear(x, self.weight, self.bias)
-        return result + linear(linear(x, self._a[slot]), self._b[slot])
+        return self.weight, self._a[slot], self._b[slot]
+
+
+def _by_onednn(x: Tensor) -> bool:
+    rows = x.numel() // x.shape[-1]
+    return _ONEDNN is not None and rows >= MANY_ROWS and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b as `torch.nn.functional.linear`, by the faster of the libraries that torch was built with."""
-    rows = x.numel() // x.shape[-1]
-    if _ONEDNN is None or rows < MANY_ROWS or x.dtype != torch.float32 or x.device.type != "cpu":
-        return functional.linear(x, weight, bias)
-    return _ONEDNN(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
+    if _by_onednn(x):
+        return _ONEDNN.default(x, weight, bias, "none", [], "")  # type: ignore[no-any-return,union-attr]
+    return functional.linear(x, weight, bias)
+
+
+def linear_add(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """residual + x W^T + b; residual (..., out), x (..., in)."""
+    if _by_onednn(x):
+        return _ONEDNN.binary(x, residual, weight, bias, "add")  # type: ignore[no-any-return,union-attr]
+    if bias is not None:
+        return residual + functional.linear(x, weight, bias)
+    flat = torch.addmm(residual.flatten(0, -2), x.flatten(0, -2), weight.t())
+    return flat.view(residual.shape)
 
 
 def _shared(parts: list[Tensor], rows: list[slice], layers: Sequence[nn.Linear], name: str) -> Tensor:

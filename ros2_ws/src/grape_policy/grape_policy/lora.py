@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from grape_policy.adapters import AdapterError, LoraWeights
@@ -75,3 +76,6 @@ class AdapterSlots:
             raise IndexError(f"slot {slot}: there are {SLOTS}")
         for names, group in self._groups.items():
             group.put(slot, [pairs.get(name) for name in names])
+        if group.weight.device.type == "cuda":
+            # a captured graph runs on a stream of its own, which does not wait for this one
+            torch.cuda.current_stream(group.weight.device).synchronize()

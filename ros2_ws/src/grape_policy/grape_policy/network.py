@@ -30,11 +30,13 @@ class _Block:
         qkv = self.qkv(self.norms[0](x), slot).view(batch, count, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind()
         mixed = functional.scaled_dot_product_attention(query, key, value)
-        x = self._add(x, self.out(mixed.transpose(1, 2).reshape(batch, count, width), slot), 0)
-        return self._add(x, self.fc2(functional.gelu(self.fc1(self.norms[1](x), slot)), slot), 1)
+        x = self._add(x, self.out, mixed.transpose(1, 2).reshape(batch, count, width), slot, 0)
+        return self._add(x, self.fc2, functional.gelu(self.fc1(self.norms[1](x), slot)), slot, 1)
 
-    def _add(self, x: Tensor, change: Tensor, which: int) -> Tensor:
-        return torch.addcmul(x, change, self.scales[which]) if self.scales else x + change
+    def _add(self, x: Tensor, group: LinearGroup, change: Tensor, slot: int | None, which: int) -> Tensor:
+        if self.scales:
+            return torch.addcmul(x, group(change, slot), self.scales[which])
+        return group.add(x, change, slot)
 
 
 class _Tower:
@@ -83,9 +85,9 @@ class _Layer:
 
     def finish(self, x: Tensor, mixed: Tensor, slot: int | None) -> Tensor:
         """Residual stream (B, N, width) after the attention's result (B, N, heads * d) and the MLP."""
-        x = x + self.out(mixed, slot)
+        x = self.out.add(x, mixed, slot)
         gate, up = self.gate_up(_normed(x, self.norms[1]), slot).chunk(2, dim=-1)
-        return x + self.down(functional.silu(gate) * up, slot)
+        return self.down.add(x, functional.silu(gate).mul_(up), slot)
 
 
 class Network:
@@ -174,11 +176,11 @@ class Network:
         tokens = self.llama.embed_tokens(text)
         return torch.cat([tokens[:, :1], x, tokens[:, 1:]], dim=1)
 
-    def prefill(self, x: Tensor, last: Tensor, cache: Tensor, slot: int | None) -> Tensor:
+    def prefill(self, x: Tensor, last: Tensor, cache: Tensor, slot: int | None, padded: bool) -> Tensor:
         """Fill the cache's first N positions from embeddings (B, N, width); hidden state (B, 1, width) at `last` (B,).
 
         cache: (layers, B, 2 kv heads, at least N, d), keys above values. What stands behind `last` in a row is
-        padding: causal attention keeps it out of everything before.
+        padding: causal attention keeps it out of everything before. padded: whether there is any.
         """
         batch, count, _ = x.shape
         cos, sin = self._rotary
@@ -194,11 +196,15 @@ class Network:
                 x = layer.finish(x, mixed.transpose(1, 2).reshape(batch, count, -1), slot)
                 continue
             # of the last layer only the last position is used
-            rows = torch.arange(batch, device=self.device)
-            ahead = torch.arange(count, device=self.device) > last[:, None]
-            query = query[rows, :, last][:, :, None]
-            mixed = _attend(query, key, value, layer.scale, attention_mask(ahead, self.dtype))
-            x = layer.finish(x[rows, last][:, None], mixed, slot)
+            mask = None
+            if padded:
+                ahead = torch.arange(count, device=self.device) > last[:, None]
+                mask = attention_mask(ahead, self.dtype, layer.kv_heads)
+                rows = torch.arange(batch, device=self.device)
+                query, x = query[rows, :, last][:, :, None], x[rows, last][:, None]
+            else:
+                query, x = query[:, :, -1:], x[:, -1:]
+            x = layer.finish(x, _attend(query, key, value, layer.scale, mask), slot)
         return x
 
     def decode(
@@ -212,7 +218,7 @@ class Network:
     ) -> Tensor:
         """Hidden state (B, 1, width) of one more token (B,) a row, written at column `at` of the cache.
 
-        rotary: tables (B, 1, 1, d) at the rows' own positions; mask: (B, 1, at + 1) to add to the scores, or None.
+        rotary: tables (B, 1, 1, d) at the rows' own positions. mask: (B * kv heads, 1, at + 1) to add to the scores.
         """
         x = self.llama.embed_tokens(tokens[:, None])
         for number, layer in enumerate(self.layers):
@@ -231,19 +237,20 @@ def _normed(x: Tensor, norm: Any) -> Tensor:
     return functional.rms_norm(x, (x.shape[-1],), norm.weight, norm.variance_epsilon)
 
 
-def attention_mask(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, N) true where nothing may look -> (B, 1, N) to add to scores."""
+def attention_mask(hidden: Tensor, dtype: torch.dtype, kv_heads: int) -> Tensor:
+    """(B, N) true where nothing may look -> (B * kv heads, 1, N) to add to scores."""
     mask = torch.zeros(hidden.shape, device=hidden.device, dtype=dtype)
-    return mask.masked_fill(hidden, float("-inf"))[:, None]
+    return mask.masked_fill(hidden, float("-inf")).repeat_interleave(kv_heads, dim=0)[:, None]
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-    """Attention of one query a row: (B, heads, 1, d) over (B, kv heads, N, d) -> (B, 1, heads * d)."""
+    """Attention of one query a row: (B, heads, 1, d) over (B, kv heads, N, d) -> (B, 1, heads * d).
+
+    By three operations: matmul's search for the right one costs as much as the product itself on a small model.
+    """
     batch, heads, _, size = query.shape
     rows, count = batch * keys.shape[1], keys.shape[2]
-    # bmm spares matmul's search for the right operation, which costs as much as the operation on a small model
-    scores = torch.bmm((query * scale).view(rows, -1, size), keys.reshape(rows, count, size).transpose(1, 2))
-    if mask is not None:
-        scores = (scores.view(batch, -1, count) + mask).view(rows, -1, count)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
-    return torch.bmm(weights, values.reshape(rows, count, size)).view(batch, 1, heads * size)
+    added, weight = (query.new_empty(1), 0.0) if mask is None else (mask, 1.0)
+    turned = keys.reshape(rows, count, size).transpose(1, 2)
+    scores = torch.baddbmm(added, query.reshape(rows, -1, size), turned, beta=weight, alpha=scale)
+    return torch.bmm(scores.softmax(dim=-1), values.reshape(rows, count, size)).view(batch, 1, heads * size)
