@@ -9,8 +9,8 @@ greedy, base weights only, no log-probs. The two alternate within one run, so th
 machine's mood.
 
 Roofline: 6 decodes, each reading the language model once, over the measured copy bandwidth (bytes read and written),
-plus the FLOPs of the towers, the projector and the prefill over the measured rate of a large matrix product. It leaves out
-everything else, so that 100 % cannot be reached.
+plus the FLOPs of the towers, the projector and the prefill over the measured rate of a large matrix product. It leaves
+out everything else, so that 100 % cannot be reached.
 
 Prints one JSON object; exits 1 where a measure is missed: on a CPU twice the plain way, on a GPU with 7B 33 ms at p50,
 40 ms at p99, 60 % of the roofline and three times the plain way.
