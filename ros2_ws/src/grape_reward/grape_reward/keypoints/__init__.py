@@ -1,0 +1,1 @@
+"""Keypoints proposed from one RGB-D frame: masks, features, clusters, points in the base frame."""
