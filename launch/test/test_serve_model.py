@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import shutil
 import signal
@@ -25,6 +24,7 @@ with_vla_eval = pytest.mark.skipif(
     importlib.util.find_spec("vla_eval") is None,
     reason="the dependency group `benchmark` is not installed (make setup-benchmark)",
 )
+CONFIGS = Path(__file__).parents[2] / "benchmarks" / "vla_eval"
 Refused = Callable[..., str]
 
 
@@ -127,11 +127,23 @@ def test_the_command_serves_vla_evals_client_and_ends_by_ctrl_c(model: Path) -> 
         running.communicate()
 
 
-def test_the_clients_configurations_name_what_exists() -> None:
-    yaml = pytest.importorskip("yaml")
-    folder = Path(__file__).parents[2] / "benchmarks" / "vla_eval"
-    files = sorted(folder.glob("*.yaml"))
-    assert files
-    for file in files:
-        config = yaml.safe_load(file.read_text())
-        assert config["server"]["url"] == "ws://127.0.0.1:8000" and "docker" not in json.dumps(config)
+@with_vla_eval
+@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_clients_configurations_are_read_by_vla_eval(file: Path) -> None:
+    from vla_eval.cli.config_loader import load_config
+    from vla_eval.config import EvalConfig, ServerConfig
+    from vla_eval.registry import resolve_import_string
+
+    config = load_config(str(file))
+    assert ServerConfig.from_dict(config["server"]).url == "ws://127.0.0.1:8000"  # what `grape serve` listens on
+    names = set()
+    for entry in config["benchmarks"]:
+        evaluated = EvalConfig.from_dict(entry)
+        benchmark = resolve_import_string(evaluated.benchmark)(**evaluated.params)
+        assert benchmark.get_metadata()["max_steps"] in (60, 120, 220)
+        names.add(evaluated.resolved_name())
+    assert len(names) == len(config["benchmarks"])
+
+
+def test_the_configurations_are_there() -> None:
+    assert {"libero_spatial", "simpler_widowx"} <= {file.stem for file in CONFIGS.glob("*.yaml")}
