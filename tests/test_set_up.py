@@ -137,6 +137,9 @@ def test_an_extra_is_no_requirement(torch_build):
 
 # --- lock files ---
 
+DIRECT = ("requirements.in", "requirements-ros.in", "requirements-benchmark.in")
+"""What the packages import; the simulators' environment is another."""
+
 
 def pins(name):
     lines = (line.split("#")[0].strip() for line in (ROOT / name).read_text().splitlines())
@@ -148,7 +151,7 @@ def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-ros"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-ros", "requirements-benchmark", "requirements-libero"])
 def test_the_lock_holds_every_direct_pin_and_gives_a_reason(name):
     lock, direct = pins(f"{name}.lock"), pins(f"{name}.in")
     assert {canonical(key): value for key, value in direct.items()}.items() <= lock.items()
@@ -156,15 +159,25 @@ def test_the_lock_holds_every_direct_pin_and_gives_a_reason(name):
 
 
 def test_every_direct_requirement_says_why():
-    lines = [line for line in (ROOT / "requirements.in").read_text().splitlines() if "==" in line]
-    assert lines and all("#" in line for line in lines)
+    for name in ("requirements.in", "requirements-benchmark.in", "requirements-libero.in"):
+        lines = [line for line in (ROOT / name).read_text().splitlines() if "==" in line]
+        assert lines and all("#" in line for line in lines)
+
+
+def test_the_optional_group_moves_no_pin_of_the_core():
+    core = pins("requirements.lock") | pins("requirements-ros.lock")
+    assert {name: version for name, version in pins("requirements-benchmark.lock").items() if name in core} == {
+        "anyio": core["anyio"]
+    }
+    client = pins("requirements-libero.lock")
+    assert client["torch"] == core["torch"] and client["numpy"] == core["numpy"]
 
 
 def test_everything_that_is_imported_is_declared():
     """Third-party imports of the packages are pinned directly, not by the grace of another package."""
     from importlib.metadata import packages_distributions
 
-    direct = {canonical(name) for file in ("requirements.in", "requirements-ros.in") for name in pins(file)}
+    direct = {canonical(name) for file in DIRECT for name in pins(file)}
     direct |= {canonical(line.split("==")[0]) for line in script("lock").NO_DEPENDENCIES}
     distributions = packages_distributions()
     undeclared = {}
