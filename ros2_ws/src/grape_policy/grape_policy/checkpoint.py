@@ -108,7 +108,8 @@ def load_checkpoint(
     try:
         spec = parse_config(read_json(folder / CONFIG), str(folder / CONFIG))
         tokenizer = _tokenizer(folder, spec)
-        processor = Processor(spec, read_json(folder / PREPROCESSOR), tokenizer, center_crop)
+        preprocessor = folder / PREPROCESSOR
+        processor = Processor(spec, read_json(preprocessor), tokenizer, center_crop, str(preprocessor))
         statistics = folder / STATISTICS
         entries = read_json(statistics) if statistics.exists() else spec.norm_stats
         stats = NormStats(entries, str(statistics if statistics.exists() else folder / CONFIG))

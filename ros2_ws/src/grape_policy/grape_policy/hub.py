@@ -20,7 +20,13 @@ def resolve_checkpoint(name: str | Path) -> Path:
     Raises CheckpointError: neither a folder nor a name of the hub; offline or unreachable and not in the cache;
     refused by the hub.
     """
-    path, text = Path(name).expanduser(), str(name)
+    text = str(name)
+    if not text:
+        raise CheckpointError("no model is named")
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:  # a `~user` that is nobody
+        raise CheckpointError(f"{text}: {error}") from None
     if path.is_dir():
         return path
     match = HUB_ID.fullmatch(text)

@@ -31,15 +31,19 @@ class Processor:
     """Image and prompt processing of one checkpoint."""
 
     def __init__(
-        self, spec: VlaSpec, preprocessor: dict[str, Any], tokenizer: Tokenizer | None, center_crop: bool = False
+        self,
+        spec: VlaSpec,
+        preprocessor: dict[str, Any],
+        tokenizer: Tokenizer | None,
+        center_crop: bool = False,
+        where: str = "preprocessor_config.json",
     ) -> None:
-        """preprocessor: the parsed `preprocessor_config.json`; tokenizer None: prompts must be given as ids.
+        """preprocessor: the parsed file `where`; tokenizer None: prompts must be given as ids.
 
         Raises ConfigError that names the field: a resize strategy (only `resize-naive`: upstream's other two are
         stated nowhere we could check them against) or interpolation that is not supported, numbers that are none.
         """
         self.spec, self.tokenizer, self.center_crop = spec, tokenizer, center_crop
-        where = "preprocessor_config.json"
         strategy = preprocessor.get("image_resize_strategy", spec.config.get("image_resize_strategy", STRATEGY))
         if strategy != STRATEGY:
             raise ConfigError(f"{where}: image_resize_strategy {strategy!r} is not supported ({STRATEGY} is)")

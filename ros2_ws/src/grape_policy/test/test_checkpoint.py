@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from grape_policy.checkpoint import CheckpointError, base_hash, load_checkpoint, save_checkpoint
+from grape_policy.config import parse_config
 from grape_policy.keys import UNUSED_PREFIX
 from grape_policy.testing import write_random_checkpoint
 
@@ -111,3 +113,60 @@ def test_actions_are_the_houses_whatever_the_checkpoint_says(folder: Path, gripp
     # the ends of the range: what is open for the house is trained as the checkpoint's own value for open
     assert vla.actions(vla.action_tokens(np.array([0.0] * 6 + [1.0])))[6] == pytest.approx(1.0, abs=0.01)
     assert np.array_equal(vla.action_tokens(actions), tokens)
+
+
+def test_a_tokenizer_model_alone_is_refused_with_the_way_to_a_tokenizer_json(folder: Path) -> None:
+    (folder / "tokenizer.json").rename(folder / "tokenizer.model")
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer\.json: no such file, .* python -c .*save_pretrained"
+    ) as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+    (folder / "tokenizer.model").unlink()
+    assert load_checkpoint(folder).processor.tokenizer is None  # prompts are given as ids then
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(folder: Path) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens([f"<more{number}>" for number in range(1000)])
+    tokenizer.save(str(path))
+    vocabulary = parse_config(json.loads((folder / "config.json").read_text())).padded_vocab_size
+    with pytest.raises(CheckpointError, match=rf"^{path}: .*the model's vocabulary is {vocabulary}$"):
+        load_checkpoint(folder)
+    path.write_text("{}")
+    with pytest.raises(CheckpointError, match=rf"^{path}: not a tokenizer"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.json", "[]", "expected a JSON object"),
+        ("config.json", "[" * 100000, "not readable as JSON"),
+        ("preprocessor_config.json", "{}", "preprocessor_config.json: missing field 'interpolations'"),
+        ("dataset_statistics.json", '{"a": {"action": {"q01": [1]}}}', "a: unreadable action statistics: 'q99'"),
+        ("dataset_statistics.json", '{"a": 3}', "a: unreadable action statistics"),
+    ],
+)
+def test_a_broken_settings_file_is_one_line_that_names_it(folder: Path, name: str, content: str, reason: str) -> None:
+    (folder / name).write_text(content)
+    with pytest.raises(CheckpointError, match=reason) as caught:
+        load_checkpoint(folder)
+    assert name in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_dimensions_that_make_no_model_are_one_line(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_attention_heads"] = 3
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"config\.json: no model can be built of it: .*attention") as caught:
+        load_checkpoint(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_in_place_of_a_file_is_named(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"config\.json: not readable as JSON: no regular file"):
+        load_checkpoint(folder)

@@ -52,6 +52,14 @@ def test_a_constant_dimension_becomes_zero_and_the_gripper_is_not_scaled() -> No
     assert normalised[6] == 1.0
 
 
+def test_constant_is_what_the_minimum_and_maximum_say() -> None:
+    """A dimension that is nearly always 0 has equal percentiles and is no constant."""
+    action = {"q01": [-1.0] * 5 + [0.0, 0.0], "q99": [1.0] * 5 + [0.0, 1.0], "min": [-2.0] * 7, "max": [2.0] * 7}
+    action["min"][0] = action["max"][0] = 0.5
+    normalised = NormStats({"a": {"action": action}}).normalise([0.5] * 5 + [1.0, 0.5])
+    assert normalised.tolist() == pytest.approx([0.0, 0.5, 0.5, 0.5, 0.5, 1.0, 0.0], abs=1e-7)
+
+
 def test_the_grippers_conventions_meet_in_the_opening() -> None:
     """0.25 open, as each convention says it; OPENVLA.md: LIBERO's environments take -1 for open, +1 for closed."""
     said = {"open_is_one": 0.25, "closed_is_one": 0.75, "minus_one_open": 0.5}

@@ -1,11 +1,16 @@
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from grape_policy.checkpoint import Vla, load_checkpoint
-from grape_policy.mini import mini_tokenizer
+from grape_policy.config import ConfigError
+from grape_policy.mini import mini_preprocessor, mini_tokenizer
 from grape_policy.processing import PROMPT, ProcessingError, Processor, center_crop
 from grape_policy.testing import INSTRUCTIONS, write_random_checkpoint
 
@@ -76,3 +81,82 @@ def test_the_centre_crop_option_is_used(vla: Vla) -> None:
                           None, center_crop=True)  # fmt: skip
     image = np.random.default_rng(0).integers(0, 256, (56, 56, 3), dtype=np.uint8)
     assert np.array_equal(processor.model_input(image), center_crop(image))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(["nearest", "bilinear", "bicubic", "lanczos"]))
+def test_the_interpolation_is_the_checkpoints(vla: Vla, height: int, width: int, name: str) -> None:
+    processor = Processor(vla.spec, {**mini_preprocessor(56), "interpolations": [name, name]}, None)
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    plain = Image.fromarray(image).resize((56, 56), getattr(Image.Resampling, name.upper()))
+    assert np.array_equal(processor.model_input(image), np.asarray(plain))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.floats(0.1, 0.9), min_size=6, max_size=6),
+    st.lists(st.floats(0.05, 2.0), min_size=6, max_size=6),
+    st.lists(st.integers(0, 255), min_size=3, max_size=3),
+)
+def test_each_tower_is_normalised_by_its_own_numbers(
+    vla: Vla, means: list[float], stds: list[float], rgb: list[int]
+) -> None:
+    numbers = {"means": [means[:3], means[3:]], "stds": [stds[:3], stds[3:]]}
+    processor = Processor(vla.spec, {**mini_preprocessor(56), **numbers}, None)
+    pixels = processor.pixels(np.full((1, 56, 56, 3), rgb, np.uint8))
+    assert pixels.shape == (1, 6, 56, 56) and pixels.dtype == torch.float32
+    expected = (np.array(rgb * 2) / 255.0 - means) / stds
+    assert np.allclose(pixels[0, :, 7, 9].numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"image_resize_strategy": "letterbox"}, "image_resize_strategy 'letterbox' is not supported"),
+        ({"image_resize_strategy": "resize-crop"}, "image_resize_strategy 'resize-crop' is not supported"),
+        ({"interpolations": ["bicubic", "lanczos"]}, r"interpolations \['bicubic', 'lanczos'\] are not supported"),
+        ({"interpolations": ["area"] * 2}, r"interpolations \['area'\] are not supported \(.*'bicubic'"),
+        ({"interpolations": 3}, "interpolations, means or stds"),
+        ({"means": None}, "interpolations, means or stds"),
+        ({"means": [[0.5] * 3]}, "means and stds must be two triples"),
+        ({"means": [["x"] * 3] * 2}, "interpolations, means or stds"),
+        ({"stds": [[0.5, 0.0, 0.5]] * 2}, "means must be finite, stds finite and above 0"),
+        ({"means": [[float("nan")] * 3] * 2}, "means must be finite, stds finite and above 0"),
+        ({"input_sizes": [[3, 224, 224]] * 2}, r"input_sizes .* are not the towers' \[\[3, 56, 56\]"),
+    ],
+)
+def test_a_preprocessor_that_is_not_served_is_refused_by_its_field(
+    vla: Vla, change: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^preprocessor_config\.json: {reason}"):
+        Processor(vla.spec, {**mini_preprocessor(56), **change}, None)
+
+
+def test_missing_fields_and_a_strategy_that_only_the_model_names_are_refused(vla: Vla) -> None:
+    for name in ("interpolations", "means", "stds"):
+        with pytest.raises(ConfigError, match=f"missing field '{name}'"):
+            Processor(vla.spec, {key: value for key, value in mini_preprocessor(56).items() if key != name}, None)
+    held = {key: value for key, value in mini_preprocessor(56).items() if key != "image_resize_strategy"}
+    Processor(vla.spec, held, None)
+    boxed = dataclasses.replace(vla.spec, config={**vla.spec.config, "image_resize_strategy": "letterbox"})
+    with pytest.raises(ConfigError, match="letterbox"):
+        Processor(boxed, held, None)
+
+
+def test_the_prompt_is_a_setting_of_the_checkpoint(vla: Vla) -> None:
+    spec = dataclasses.replace(vla.spec, prompt="{instruction}, {please}")
+    ids = Processor(spec, mini_preprocessor(56), TOKENIZER).prompt("Take the Carrot").tolist()
+    assert TOKENIZER.decode(ids).split() == ["take", "the", "carrot,", "{please}"]
+
+
+def test_the_empty_token_is_named_by_the_checkpoint_else_by_its_tokenizer_else_llamas(vla: Vla) -> None:
+    own = TOKENIZER.token_to_id("▁")
+
+    def closed_by(tokenizer: Any, token: int | None, config: dict[str, Any]) -> list[int]:
+        spec = dataclasses.replace(vla.spec, empty_token_id=token, config=config)
+        return Processor(spec, mini_preprocessor(56), tokenizer).close_prompt(torch.tensor([5])).tolist()
+
+    assert closed_by(TOKENIZER, 7, {"empty_token_id": 7}) == [5, 7]
+    assert closed_by(TOKENIZER, 29871, {}) == [5, own]
+    assert closed_by(None, 29871, {}) == [5, 29871]
+    assert closed_by(TOKENIZER, None, {"empty_token_id": None}) == [5]
