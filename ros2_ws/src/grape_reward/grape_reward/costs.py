@@ -15,13 +15,15 @@ from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
+from numpy.typing import NDArray
 
-from grape_episode.geometry import Array
 from grape_reward.errors import CostError
 from grape_reward.program.body import KINDS
-from grape_reward.program.plan import Budget, Plan
+from grape_reward.program.plan import Builder, Plan
 from grape_reward.program.tree import Function, Refused
 from grape_reward.program.typed import typed
+
+Array = NDArray[np.float64]
 
 __all__ = ["KINDS", "CostProgram", "CostTerm", "canonical_ast", "canonical_source", "sha256"]
 
@@ -42,7 +44,7 @@ class CostProgram:
     name: str
     stages: tuple[tuple[CostTerm, ...], ...]
     canonical: str
-    _plans: dict[int, dict[str, Plan]] = field(default_factory=dict, init=False, compare=False, repr=False)
+    _plans: dict[int, dict[int | None, Plan]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def terms(self) -> tuple[CostTerm, ...]:
@@ -59,13 +61,10 @@ class CostProgram:
         ``end_effector`` (3,) and ``keypoints`` (K, 3), metres. Raises CostError naming a cost that is not finite, or
         that needs a position which is not, and a K that the program is not made for."""
         one, points = self._checked(np.asarray(end_effector)[None], np.asarray(keypoints)[None])
-        plans = self._typed(points.shape[1])
-        values = []
-        for term in self.stages[stage]:
-            value = plans[term.name].run(one, points)
-            self._check(term, plans[term.name], value, one, points, where="")
-            values.append(float(value[0]))
-        return tuple(values)
+        plan = self._plan(points.shape[1], stage)
+        costs = plan.run(one, points)
+        self._check(self.stages[stage], plan, costs, one, points, where="")
+        return tuple(costs[:, 0].tolist())
 
     def evaluate_all(self, end_effector: Array, keypoints: Array) -> dict[str, Array]:
         """The raw costs (T,) of every constraint over a whole trajectory, by name, in the program's order.
@@ -73,51 +72,60 @@ class CostProgram:
         ``end_effector`` (T, 3) and ``keypoints`` (T, K, 3), metres. Equal to ``evaluate`` instant by instant, in every
         bit. Raises CostError as that does, naming the instant."""
         path, points = self._checked(end_effector, keypoints)
-        plans = self._typed(points.shape[1])
-        costs = {}
-        for term in self.terms:
-            costs[term.name] = plans[term.name].run(path, points)
-            self._check(term, plans[term.name], costs[term.name], path, points, where=" at instant {}")
-        return costs
+        plan = self._plan(points.shape[1], None)
+        costs = plan.run(path, points)
+        self._check(self.terms, plan, costs, path, points, where=" at instant {}")
+        return {term.name: values for term, values in zip(self.terms, costs, strict=True)}
 
     def _checked(self, end_effector: Array, keypoints: Array) -> tuple[Array, Array]:
-        path = np.ascontiguousarray(end_effector, np.float64)
-        points = np.ascontiguousarray(keypoints, np.float64)
+        path = np.asarray(end_effector, np.float64)
+        points = np.asarray(keypoints, np.float64)
         if path.ndim != 2 or points.ndim != 3 or path.shape[1] != 3 or points.shape[::2] != (len(path), 3):
             raise CostError(
                 f"{self.name}: end_effector {path.shape} and keypoints {points.shape}, expected (T, 3) and (T, K, 3)"
             )
         return path, points
 
-    def _typed(self, keypoints: int) -> dict[str, Plan]:
-        """The plans for K keypoints, made once."""
-        if keypoints not in self._plans:
-            budget, plans = Budget(), {}
+    def _plan(self, keypoints: int, stage: int | None) -> Plan:
+        """The plan of a stage, or of all, for K keypoints, made once."""
+        plans = self._plans.get(keypoints)
+        if plans is None:
+            builder, results = Builder(keypoints), []
             for term in self.terms:
                 try:
-                    plans[term.name] = typed(term.function, keypoints, budget)
+                    results.append(typed(term.function, builder))
                 except Refused as refused:
                     place = f"line {refused.at.line}, column {refused.at.column}"
                     raise CostError(f"{self.name}: {term.name}: {place}: {refused.message}") from None
+            plans = {None: builder.plan(results)}
+            rest = iter(results)
+            for index, terms in enumerate(self.stages):
+                plans[index] = builder.plan([next(rest) for _ in terms])
             self._plans[keypoints] = plans
-        return self._plans[keypoints]
+        return plans[stage]
 
-    def _check(self, term: CostTerm, plan: Plan, costs: Array, path: Array, points: Array, where: str) -> None:
+    def _check(
+        self, terms: tuple[CostTerm, ...], plan: Plan, costs: Array, path: Array, points: Array, where: str
+    ) -> None:
         """A cost of positions that are not known would be a guess, even where it is a finite number."""
-        read = points[:, plan.keypoints_read]
-        known = np.asarray(np.isfinite(read).all(axis=(1, 2)))
-        if plan.end_effector_read:
-            known &= np.isfinite(path).all(axis=1)
-        good = known & np.isfinite(costs)
-        if good.all():
+        if np.isfinite(costs).all() and np.isfinite(path).all() and np.isfinite(points).all():
             return
-        first = int(np.argmin(good))
-        instant = where.format(first)
-        if known[first]:
-            raise CostError(f"{self.name}: {term.name} is {costs[first]}{instant}")
-        lost = [n for n, point in zip(plan.keypoints_read, read[first], strict=True) if not np.isfinite(point).all()]
-        what = f"keypoint {lost[0]}" if lost else "end_effector"
-        raise CostError(f"{self.name}: {term.name} needs {what}, which is not finite{instant}")
+        for term, output, values in zip(terms, plan.outputs, costs, strict=True):
+            read = points[:, output.keypoints_read]
+            known = np.asarray(np.isfinite(read).all(axis=(1, 2)))
+            if output.end_effector_read:
+                known = known & np.isfinite(path).all(axis=1)
+            bad = np.flatnonzero(~(known & np.isfinite(values)))
+            if not len(bad):
+                continue
+            first = int(bad[0])
+            named, instant = f"{self.name}: {term.name}", where.format(first)
+            if known[first]:
+                raise CostError(f"{named} is {values[first]}{instant}")
+            lost = [n for n in output.keypoints_read if not np.isfinite(points[first, n]).all()]
+            raise CostError(
+                f"{named} needs {f'keypoint {lost[0]}' if lost else 'end_effector'}, which is not finite{instant}"
+            )
 
 
 def canonical_source(module: ModuleType) -> str:

@@ -16,6 +16,7 @@ KINDS = ("target", "path", "collision", "grasp")
 MAX_NODES = 256
 MAX_DEPTH = 16
 MAX_EXACT = 2**53
+MAX_TOLD = 60
 
 PARAMETERS = ["end_effector", "keypoints"]
 TERM_NAME = re.compile(rf"stage([1-9]\d?)_({'|'.join(KINDS)})_constraint([1-9]\d?)")
@@ -243,7 +244,8 @@ def _dotted(node: ast.Attribute) -> str:
         parts.append(value.attr)
         value = value.value
     parts.append(value.id if isinstance(value, ast.Name) else "(...)")
-    return ".".join(reversed(parts))
+    name = ".".join(reversed(parts))
+    return name if len(name) <= MAX_TOLD else f"{name[:MAX_TOLD]}..."
 
 
 def _no_attribute(node: ast.Attribute, name: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from grape_reward.costs import CostProgram, CostTerm
 from grape_reward.errors import CostError, Finding, ProgramError
-from grape_reward.program.plan import Budget, Plan
+from grape_reward.program.plan import Builder, Plan
 from grape_reward.program.repair import repair
 from grape_reward.program.scan import decode
 from grape_reward.program.syntax import read
@@ -30,10 +30,10 @@ def compile_program(text: str, where: str, keypoints: int | None = None) -> Cost
         raise CostError(f"{where}: {keypoints} keypoints: a program has from 1 to {MAX_KEYPOINTS}")
     count, functions = read(text, where)
     if keypoints is None:
-        keypoints, plans = _guess(functions, where)
+        keypoints, plan = _guess(functions, where)
     else:
-        plans = _typed(functions, keypoints, where)
-    _try(functions, plans, keypoints, where)
+        plan = _typed(functions, keypoints, where)
+    _try(functions, plan, keypoints, where)
     stages = tuple(
         tuple(CostTerm(f.name, f.kind, f) for f in functions if f.stage == stage) for stage in range(1, count + 1)
     )
@@ -70,25 +70,25 @@ def repaired(text: str, where: str, keypoints: int | None = None) -> str | None:
     return better
 
 
-def _typed(functions: tuple[Function, ...], keypoints: int, where: str) -> tuple[Plan, ...]:
+def _typed(functions: tuple[Function, ...], keypoints: int, where: str) -> Plan:
     try:
-        return _plans(functions, keypoints, where)
+        return _plan(functions, keypoints, where)
     except _Untypable as untypable:
         raise untypable.error from None
 
 
-def _plans(functions: tuple[Function, ...], keypoints: int, where: str) -> tuple[Plan, ...]:
-    budget, plans, refusals = Budget(), [], []
+def _plan(functions: tuple[Function, ...], keypoints: int, where: str) -> Plan:
+    builder, results, refusals = Builder(keypoints), [], []
     for function in functions:
         try:
-            plans.append(typed(function, keypoints, budget))
+            results.append(typed(function, builder))
         except Refused as refused:
             refusals.append(refused)
     if refusals:
-        findings = tuple(Finding(r.at.line, r.at.column, r.message) for r in refusals)
+        findings = [Finding(r.at.line, r.at.column, r.message) for r in refusals]
         ordered = tuple(sorted(findings, key=lambda f: (f.line, f.column)))
         raise _Untypable(ProgramError(where, ordered), all(r.scarce for r in refusals))
-    return tuple(plans)
+    return builder.plan(results)
 
 
 class _Untypable(Exception):
@@ -99,25 +99,25 @@ class _Untypable(Exception):
         self.error, self.scarce = error, scarce
 
 
-def _guess(functions: tuple[Function, ...], where: str) -> tuple[int, tuple[Plan, ...]]:
+def _guess(functions: tuple[Function, ...], where: str) -> tuple[int, Plan]:
     """The first number of keypoints for which the program can be typed."""
     for keypoints in _GUESSES:
         try:
-            return keypoints, _plans(functions, keypoints, where)
+            return keypoints, _plan(functions, keypoints, where)
         except _Untypable as untypable:
             if not untypable.scarce or keypoints == MAX_KEYPOINTS:
                 raise untypable.error from None
     raise AssertionError("no guess at the number of keypoints")
 
 
-def _try(functions: tuple[Function, ...], plans: tuple[Plan, ...], keypoints: int, where: str) -> None:
+def _try(functions: tuple[Function, ...], plan: Plan, keypoints: int, where: str) -> None:
     """Refuses a constraint that is not a finite number at any of some positions within a metre of the base."""
     generator = np.random.default_rng(0)
     end_effector = generator.uniform(-1.0, 1.0, (_TRIALS, 3))
-    points = generator.uniform(-1.0, 1.0, (_TRIALS, keypoints, 3))
+    costs = plan.run(end_effector, generator.uniform(-1.0, 1.0, (_TRIALS, keypoints, 3)))
     findings = []
-    for function, plan in zip(functions, plans, strict=True):
-        if not np.isfinite(plan.run(end_effector, points)).any():
+    for function, values in zip(functions, costs, strict=True):
+        if not np.isfinite(values).any():
             at = function.result.at
             message = f"{function.name} is not a finite number at any of {_TRIALS} positions tried"
             findings.append(Finding(at.line, at.column, message))

@@ -1,11 +1,12 @@
-"""A constraint typed for a number of keypoints: a list of array operations, each on the results of earlier ones.
+"""Constraints typed for a number of keypoints: a list of array operations, each on the results of earlier ones.
 
-A list in which nothing is computed twice, instead of a nested tree: shared local variables cost once, and no program
-can make the evaluation recurse."""
+A list in which nothing is computed twice, instead of nested trees: what variables or constraints share costs once, and
+no program can make the evaluation recurse."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +20,7 @@ MAX_OPERATIONS = 20_000
 MAX_ELEMENTS = 1_024
 CHUNK_ELEMENTS = 2_000_000
 
+WHOLE_NUMBER = frozenset({"truncate", "round"})
 END_EFFECTOR, KEYPOINTS, CONSTANT = "end_effector", "keypoints", "constant"
 
 
@@ -43,7 +45,7 @@ class Step:
 @dataclass(frozen=True)
 class Value:
     """What an expression is at compile time: the step that computes it, its shape and kind, and, where all of it is
-    known already, its ``constant`` (1, *shape)."""
+    known already, its ``constant`` (*shape, 1)."""
 
     step: int
     shape: tuple[int, ...]
@@ -58,30 +60,24 @@ class Value:
         return int(self.constant[0])
 
 
-class Budget:
-    """The work that typing one program may take."""
+class Builder:
+    """Collects the steps of a program's constraints; equal operations on equal inputs become one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, keypoints: int) -> None:
+        self.steps: list[Step] = []
+        self._known: dict[object, Value] = {}
         self._left = MAX_OPERATIONS
+        self.end_effector = self._add(Step(END_EFFECTOR, (), (), (3,), Kind.FLOAT))
+        self.keypoints = self._add(Step(KEYPOINTS, (), (), (keypoints, 3), Kind.FLOAT))
 
     def spend(self, at: At) -> None:
+        """Count one piece of work. Raises Refused where a program takes too much of it."""
         self._left -= 1
         if self._left < 0:
             raise Refused(at, f"the comprehensions unroll to more than {MAX_OPERATIONS} operations")
 
-
-class Builder:
-    """Collects the steps of one constraint; equal operations on equal inputs become one step."""
-
-    def __init__(self, keypoints: int, budget: Budget) -> None:
-        self.steps: list[Step] = []
-        self._known: dict[object, Value] = {}
-        self.budget = budget
-        self.end_effector = self._add(Step(END_EFFECTOR, (), (), (3,), Kind.FLOAT))
-        self.keypoints = self._add(Step(KEYPOINTS, (), (), (keypoints, 3), Kind.FLOAT))
-
     def number(self, value: bool | int | float, at: At) -> Value:
-        self.budget.spend(at)
+        self.spend(at)
         kind = Kind.BOOL if isinstance(value, bool) else Kind.INT if isinstance(value, int) else Kind.FLOAT
         return self._constant(np.array([value], bool if kind is Kind.BOOL else np.float64), kind)
 
@@ -89,7 +85,7 @@ class Builder:
         self, operation: str, inputs: tuple[Value, ...], shape: tuple[int, ...], kind: Kind, at: At, params: tuple = ()
     ) -> Value:
         """The value of an operation. What depends on no input is computed at once. Raises Refused."""
-        self.budget.spend(at)
+        self.spend(at)
         if math.prod(shape) > MAX_ELEMENTS:
             raise Refused(at, f"an array of shape {shape} is too large: at most {MAX_ELEMENTS} numbers")
         key = (operation, tuple(value.step for value in inputs), params)
@@ -112,7 +108,7 @@ class Builder:
     def _constant(self, array: NDArray, kind: Kind) -> Value:
         key = (CONSTANT, array.tobytes(), array.shape, kind)
         if key not in self._known:
-            added = self._add(Step(CONSTANT, (), (), array.shape[1:], kind, array))
+            added = self._add(Step(CONSTANT, (), (), array.shape[:-1], kind, array))
             self._known[key] = Value(added.step, added.shape, kind, array)
         return self._known[key]
 
@@ -120,97 +116,106 @@ class Builder:
         self.steps.append(step)
         return Value(len(self.steps) - 1, step.shape, step.kind)
 
-    def plan(self, result: Value) -> Plan:
-        """The steps that the result needs, in order."""
-        needed = {result.step}
-        for index in range(result.step, -1, -1):
-            if index in needed:
-                needed.update(self.steps[index].inputs)
-        order = sorted(needed)
+    def plan(self, results: Sequence[Value]) -> Plan:
+        """The steps that the results need, in order."""
+        needed = [self._needed(result.step) for result in results]
+        order = sorted(set().union(*needed))
         place = {old: new for new, old in enumerate(order)}
         steps = tuple(
             Step(s.operation, tuple(place[i] for i in s.inputs), s.params, s.shape, s.kind, s.value)
             for s in (self.steps[index] for index in order)
         )
-        return Plan(steps, _uses_end_effector(steps), _keypoints_read(steps))
+        outputs = tuple(
+            Output(place[result.step], self.end_effector.step in own, self._keypoints_read(own, result))
+            for result, own in zip(results, needed, strict=True)
+        )
+        return Plan(steps, outputs)
 
+    def _needed(self, last: int) -> set[int]:
+        needed = {last}
+        for index in range(last, -1, -1):
+            if index in needed:
+                needed.update(self.steps[index].inputs)
+        return needed
 
-def _uses_end_effector(steps: tuple[Step, ...]) -> bool:
-    return any(step.operation == END_EFFECTOR for step in steps)
-
-
-def _keypoints_read(steps: tuple[Step, ...]) -> tuple[int, ...]:
-    """0-based numbers of the keypoints that the steps look at."""
-    read: set[int] = set()
-    for index, source in enumerate(steps):
-        if source.operation != KEYPOINTS:
-            continue
-        every = range(source.shape[0])
-        for step in steps:
-            if index in step.inputs:
+    def _keypoints_read(self, needed: set[int], result: Value) -> tuple[int, ...]:
+        source = self.keypoints.step
+        every = range(self.keypoints.shape[0])
+        read = set(every) if result.step == source else set()
+        for step in (self.steps[index] for index in needed):
+            if source in step.inputs:
                 first = step.params[0] if step.operation == "item" else (None, None, None)
                 read.update(every[slice(*first)] if isinstance(first, tuple) else (first,))
-        if index == len(steps) - 1:
-            read.update(every)
-    return tuple(sorted(read))
+        return tuple(sorted(read))
+
+
+@dataclass(frozen=True)
+class Output:
+    """A cost: the number of its step, and what it looks at: the end effector or not, and which keypoints."""
+
+    step: int
+    end_effector_read: bool
+    keypoints_read: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """``steps``, of which the last is the cost; which inputs it looks at."""
+    """``steps``, and which of them are costs. What no cost needs is not in it."""
 
     steps: tuple[Step, ...]
-    end_effector_read: bool
-    keypoints_read: tuple[int, ...]
+    outputs: tuple[Output, ...]
 
     def run(self, end_effector: NDArray[np.float64], keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The cost (T,) of end effectors (T, 3) and keypoints (T, K, 3); NaN where it is not a number.
+        """The costs (N, T) of end effectors (T, 3) and keypoints (T, K, 3), one row an output; NaN for no number.
 
-        Every instant's cost is the same in every bit, however many are evaluated at once."""
+        Every instant's costs are the same in every bit, however many are evaluated at once."""
         instants = len(end_effector)
+        path = np.ascontiguousarray(end_effector.T)
+        points = np.ascontiguousarray(keypoints.transpose(1, 2, 0))
         chunk = max(1, CHUNK_ELEMENTS // sum(math.prod(step.shape) or 1 for step in self.steps))
-        costs = np.empty(instants)
+        costs = np.empty((len(self.outputs), instants))
         for start in range(0, instants, chunk):
-            end = min(instants, start + chunk)
-            costs[start:end] = self._chunk(end_effector[start:end], keypoints[start:end])
+            now = slice(start, start + chunk)
+            self._chunk(path[:, now], points[:, :, now], costs[:, now])
         return costs
 
-    def _chunk(self, end_effector: NDArray[np.float64], keypoints: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _chunk(self, path: NDArray[np.float64], points: NDArray[np.float64], costs: NDArray[np.float64]) -> None:
         values: list[NDArray] = []
-        faults: list[NDArray | None] = []
+        faults: dict[int, NDArray] = {}
         with np.errstate(all="ignore"):
-            for step in self.steps:
+            for index, step in enumerate(self.steps):
                 if step.operation == END_EFFECTOR:
-                    values.append(end_effector)
+                    values.append(path)
                 elif step.operation == KEYPOINTS:
-                    values.append(keypoints)
+                    values.append(points)
                 elif step.value is not None:
                     values.append(step.value)
                 else:
-                    values.append(KERNELS[step.operation](*(values[i] for i in step.inputs), *step.params))
-                faults.append(_faults(step, values, faults))
-        fault = faults[-1]
-        return values[-1] if fault is None else np.where(fault, np.nan, values[-1])
+                    values.append(KERNELS[step.operation](*[values[i] for i in step.inputs], *step.params))
+                if faults or step.operation in WHOLE_NUMBER:
+                    fault = _fault(step, values, faults)
+                    if fault is not None:
+                        faults[index] = fault
+        for row, output in zip(costs, self.outputs, strict=True):
+            row[:] = values[output.step]
+            if output.step in faults:
+                row[faults[output.step]] = np.nan
 
 
-def _faults(step: Step, values: list[NDArray], faults: list[NDArray | None]) -> NDArray | None:
+def _fault(step: Step, values: list[NDArray], faults: dict[int, NDArray]) -> NDArray | None:
     """(T,) where Python would have raised, for a whole number of what is not finite; None: nowhere.
 
     It must be carried along: a comparison or a ``max`` would swallow a NaN."""
-    if step.operation == "select":
-        test, then, other = (faults[i] for i in step.inputs)
-        if test is None and then is None and other is None:
-            return None
-        no = np.zeros(1, bool)
-        taken = np.where(values[step.inputs[0]], no if then is None else then, no if other is None else other)
-        return taken if test is None else test | taken
     fault: NDArray | None = None
+    if step.operation == "select":
+        test, then, other = step.inputs
+        fault = np.where(values[test], faults.get(then, False), faults.get(other, False))
+        return fault | faults[test] if test in faults else fault
     for index in step.inputs:
-        more = faults[index]
-        if more is not None:
-            fault = more if fault is None else fault | more
-    if step.operation in ("truncate", "round"):
+        if index in faults:
+            fault = faults[index] if fault is None else fault | faults[index]
+    if step.operation in WHOLE_NUMBER:
         own = ~np.isfinite(values[step.inputs[0]])
-        if own.ndim == 1 and own.any():
+        if own.any():
             fault = own if fault is None else fault | own
     return fault

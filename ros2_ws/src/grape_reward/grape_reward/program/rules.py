@@ -149,10 +149,13 @@ class Rules(Shapes):
         if len(arguments) > 1 and keywords:
             raise Refused(at, "an argument is given twice")
         if digits is None:
-            return self.builder.apply("round", (value,), (), Kind.INT, at, (0,))
+            return self.unsigned(self.builder.apply("round", (value,), (), Kind.INT, at, (0,)), at)
         whole = digits.whole if isinstance(digits, Value) else None
         if whole is None or abs(whole) > MAX_DIGITS:
             raise Refused(at, f"round takes a constant number of digits, at most {MAX_DIGITS}")
+        if value.constant is not None:  # Python rounds its own numbers exactly, NumPy's after scaling them
+            number = float(value.constant[0])
+            return self.builder.number(round(int(number) if value.kind is Kind.INT else number, whole), at)
         return self.builder.apply("round", (value,), (), value.kind, at, (whole,))
 
     def _length(self, signature: Signature, arguments: Arguments, _: Keywords, at: At) -> Value:

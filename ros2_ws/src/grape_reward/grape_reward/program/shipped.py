@@ -16,8 +16,13 @@ def shipped_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.txt")))
 
 
-def shipped_program(name: str) -> CostProgram:
-    """The shipped program of that name. Raises CostError listing those there are."""
+def shipped_path(name: str) -> Path:
+    """The file of the shipped program of that name. Raises CostError listing those there are."""
     if name not in shipped_names():
         raise CostError(f"no cost program {name!r} is shipped: there are {', '.join(shipped_names())}")
-    return load_program(FOLDER / f"{name}.txt")
+    return FOLDER / f"{name}.txt"
+
+
+def shipped_program(name: str) -> CostProgram:
+    """The shipped program of that name. Raises CostError listing those there are."""
+    return load_program(shipped_path(name))

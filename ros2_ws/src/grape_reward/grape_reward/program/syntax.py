@@ -136,4 +136,10 @@ def _function(node: ast.FunctionDef) -> Function:
     reader = Body(node.name)
     assigns = tuple(reader.statement(statement) for statement in body[:-1])
     result = reader.expression(body[-1].value)
-    return Function(node.name, int(match[1]), match[2], int(match[3]), assigns, result, place(node))
+    return Function(node.name, int(match[1]), match[2], int(match[3]), assigns, result, place(node), _summary(node))
+
+
+def _summary(node: ast.FunctionDef) -> str:
+    """The first line of its docstring, without what could play tricks on a terminal."""
+    line = next(iter((ast.get_docstring(node) or "").splitlines()), "")
+    return "".join(character for character in line if character.isprintable())

@@ -138,7 +138,7 @@ class Assign:
 
 @dataclass(frozen=True)
 class Function:
-    """``name`` = ``stage{stage}_{kind}_constraint{number}``, all 1-based."""
+    """``name`` = ``stage{stage}_{kind}_constraint{number}``, all 1-based. ``summary``: first line of its docstring."""
 
     name: str
     stage: int
@@ -147,6 +147,7 @@ class Function:
     body: tuple[Assign, ...]
     result: Expression
     at: At = field(compare=False)
+    summary: str = field(compare=False)
 
 
 def canonical_program(functions: tuple[Function, ...]) -> str:

@@ -6,7 +6,7 @@ from functools import reduce
 
 from grape_reward.program import tree
 from grape_reward.program.functions import CONSTANTS, FUNCTIONS
-from grape_reward.program.plan import Budget, Builder, Kind, Plan, Value
+from grape_reward.program.plan import Builder, Kind, Value
 from grape_reward.program.rules import WHOLE, Rules
 from grape_reward.program.tree import At, Expression, Function, Refused
 from grape_reward.program.values import Items, Typed, listed, told
@@ -32,9 +32,9 @@ _COMPARISON = {
 Environment = dict[str, Typed]
 
 
-def typed(function: Function, keypoints: int, budget: Budget) -> Plan:
-    """The plan of a constraint for ``keypoints`` keypoints. Raises Refused; ``scarce`` where more would mend it."""
-    builder = Builder(keypoints, budget)
+def typed(function: Function, builder: Builder) -> Value:
+    """The cost of a constraint, its steps added to ``builder``. Raises Refused; ``scarce`` where more keypoints would
+    mend it."""
     typer = _Typer(builder)
     environment: Environment = {"end_effector": builder.end_effector, "keypoints": builder.keypoints}
     for assign in function.body:
@@ -49,7 +49,7 @@ def typed(function: Function, keypoints: int, budget: Budget) -> Plan:
         raise Refused(at, f"a cost is one number, {function.name} returns {told(result)}")
     if result.kind is Kind.BOOL:
         raise Refused(at, f"{function.name} returns true or false, not a number: write 0.0 if test else 1.0")
-    return builder.plan(result)
+    return result
 
 
 class _Typer(Rules):
@@ -57,7 +57,7 @@ class _Typer(Rules):
 
     def value(self, node: Expression, names: Environment) -> Typed:
         at = node.at
-        self.builder.budget.spend(at)
+        self.builder.spend(at)
         match node:
             case tree.Number(value=value):
                 return self.builder.number(value, at)
@@ -188,7 +188,7 @@ class _Typer(Rules):
             loop = node.loops[level]
             source = self.iterate(self.value(loop.source, names), loop.source.at)
             for item, present in zip(source.items, source.conditions, strict=True):
-                self.builder.budget.spend(node.at)
+                self.builder.spend(node.at)
                 inner = self.bound(loop.targets, loop.unpack, item, names, loop.source.at)
                 passed = [self.truth(self.value(test, inner), test.at) for test in loop.conditions]
                 tests = [test for test in (condition, present, *passed) if test is not None]

@@ -60,7 +60,13 @@ class Shapes:
         if kinds == {Kind.BOOL}:
             raise Refused(at, "this calculates with true and false: write 1.0 if test else 0.0")
         kind = Kind.FLOAT if Kind.FLOAT in kinds or not whole else Kind.INT
-        return self.elementwise(operation, arrays, kind, at)
+        return self.unsigned(self.elementwise(operation, arrays, kind, at), at)
+
+    def unsigned(self, value: Value, at: At) -> Value:
+        """Whole numbers, which have no negative zero, though here they are kept as floats."""
+        if value.kind is not Kind.INT:
+            return value
+        return self.builder.apply("unsigned", (value,), value.shape, Kind.INT, at)
 
     def array(self, value: Typed, at: At) -> Value:
         """A list of equal shapes as an array; an array as it is."""
@@ -112,8 +118,8 @@ class Shapes:
                 continue
             if not -size <= item < size:
                 if value.step == self.builder.keypoints.step and axis == 0:
-                    known = f"there are {size} keypoints, keypoints[0] to keypoints[{size - 1}]"
-                    raise Refused(at, f"keypoints[{item}] does not exist: {known}", scarce=True)
+                    last = f"K = {size}, the last one is keypoints[{size - 1}]"
+                    raise Refused(at, f"keypoints[{item}] does not exist: {last}", scarce=True)
                 raise Refused(at, f"index {item} does not exist: this has {size} entries, 0 to {size - 1}", scarce=True)
             params.append(item % size)
         return self.builder.apply("item", (value,), (*shape, *value.shape[len(items) :]), value.kind, at, tuple(params))
