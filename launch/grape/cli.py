@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from grape.console import CommandError, console, guarded, progress, table
+from grape.costs_cli import app as costs_app
 from grape.paths import default_model, root
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ sim_app = typer.Typer(help="The simulated tabletop.", no_args_is_help=True)
 adapters_app = typer.Typer(help="The registry of LoRA adapters.", no_args_is_help=True)
 app.add_typer(sim_app, name="sim")
 app.add_typer(adapters_app, name="adapters")
+app.add_typer(costs_app, name="costs")
 
 
 class Mode(StrEnum):
