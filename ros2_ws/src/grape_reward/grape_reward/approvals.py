@@ -211,7 +211,7 @@ def _parse(path: Path, data: bytes) -> tuple[Approval, ...]:
         listed: Any = yaml.load(data.decode("utf-8"), Loader=_Loader)
     except UnicodeDecodeError as error:
         raise ApprovalError(f"{path}: not UTF-8 at byte {error.start}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: `!!int abc`
         raise ApprovalError(f"{path}: {one_line(str(error))}") from None
     try:
         return tuple(_ENTRIES.validate_python(listed or []))

@@ -125,6 +125,7 @@ GOOD = {"action": "approve", "program": A, "who": "ana", "when": "2026-01-31T12:
         (yaml.safe_dump([GOOD])[:-20] + '"', "quoted scalar"),
         (yaml.safe_dump([GOOD]) + "  action: revoke\n", "action is given twice"),
         ("- !!python/object/apply:os.system [ls]", "python/object"),
+        ("- !!int abc", "abc"),
         ("[" * 5000, "approvals.yaml"),
     ],
 )
