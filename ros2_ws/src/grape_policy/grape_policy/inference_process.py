@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import signal
 import socket
 import subprocess
@@ -64,6 +65,7 @@ class EngineProcess:
         command = [sys.executable, "-m", WORKER, *(str(end.fileno()) for end in theirs)]
         self.process = subprocess.Popen(
             command,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # it finds what this one finds
             pass_fds=[end.fileno() for end in theirs],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -13,7 +13,7 @@ from grape_episode import topics
 Value = bool | int | float | str | list[str]
 UNMERGED, MERGED = "unmerged", "merged"
 DTYPES = ("float32", "bfloat16", "float16")
-_HUB = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w./-]*)?")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Parameter:
 
 PARAMETERS: tuple[Parameter, ...] = (
     Parameter("autostart", True, "Configure and activate at once; false: a lifecycle manager does it."),
-    Parameter("model", "", "The checkpoint: a folder, or ORGANISATION/NAME on the Hugging Face hub."),
+    Parameter("model", "", "The checkpoint: a folder, or ORGANISATION/NAME[@REVISION] on the Hugging Face hub."),
     Parameter("device", "cpu", "Torch device: cpu, cuda, cuda:1, ..."),
     Parameter("dtype", "float32", "Torch dtype of the weights: float32, bfloat16 or float16."),
     Parameter("threads", 1, "Threads of an inference.", 1, 256),
