@@ -150,11 +150,12 @@ def merged(candidates: Sequence[Candidate], masks: Sequence[Mask], settings: Can
     if not candidates:
         return []
     points = np.stack([candidate.point for candidate in candidates])
+    # From every candidate: ReKep's binned seeds are quicker where there are thousands, and warn where there are few.
     with threadpool_limits(1):
-        shift = MeanShift(bandwidth=settings.bandwidth, bin_seeding=True, n_jobs=1).fit(points)
+        shift = MeanShift(bandwidth=settings.bandwidth, n_jobs=1).fit(points)
     kept: list[Candidate] = []
     for label, mode in enumerate(shift.cluster_centers_):
-        group = [candidates[i] for i in np.flatnonzero(shift.labels_ == label)]
+        group = [one for one, owner in zip(candidates, shift.labels_, strict=True) if owner == label]
         centres = [candidate for candidate in group if candidate.kind == "centre"]
         kept += centres or sorted(group, key=lambda one: float(np.linalg.norm(one.point - mode)))[:1]
     return _without_twins(kept, masks, settings.same)

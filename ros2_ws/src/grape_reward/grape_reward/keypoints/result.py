@@ -14,7 +14,6 @@ from grape_reward.files import write_whole
 from grape_reward.keypoints.candidates import Candidate, Kind
 from grape_reward.keypoints.errors import KeypointsError
 
-FORMAT = "grape-keypoints-1"
 _Strict = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Unit = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -39,7 +38,7 @@ class KeypointProposal(BaseModel):
     points. ``masks`` and ``features``: where they came from. ``notes``: what was left out, and why."""
 
     model_config = _Strict
-    format: Literal["grape-keypoints-1"] = FORMAT
+    format: Literal["grape-keypoints-1"] = "grape-keypoints-1"
     camera: str
     calibration: _Hash
     width: int = Field(ge=1)
