@@ -72,8 +72,10 @@ def cost_prompt(
     keypoints: Sequence[str],
     functions: Sequence[str],
     up: str = "z",
+    obstacles: bool = False,
 ) -> str:
-    """Asks for the cost program. ``functions``: what the compiler allows to be called. ``up``: axis that points up."""
+    """Asks for the cost program. ``functions``: what the compiler allows to be called. ``up``: axis that points up.
+    ``obstacles``: further keypoints follow the named ones, as many as there are obstacles."""
     axis = "xyz".index(up)
     lines = [
         f'The robot\'s task: "{instruction}"',
@@ -83,6 +85,7 @@ def cost_prompt(
         *(f"  {number}. {name}" for number, name in enumerate(stages, 1)),
         "Keypoints:",
         *(f"  keypoints[{index}]: {name}" for index, name in enumerate(keypoints)),
+        *([f"  keypoints[{len(keypoints)}:]: obstacles, any number of them, perhaps none"] if obstacles else []),
         "",
         "Write cost functions for every stage. Each is a function of one instant and returns one number; zero or less "
         "means that the constraint is satisfied.",

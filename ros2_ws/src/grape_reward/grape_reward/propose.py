@@ -22,6 +22,7 @@ from grape_reward.vlm_messages import Endpoint, Image, Message, VlmError
 PROGRAM, PROPOSAL, TRANSCRIPT = "program.txt", "proposal.json", "transcript.json"
 NEEDS = {"safety": "collision", "efficiency": "path"}
 """An objective scales the constraints of its kind: without any, it would ask for nothing."""
+_TRIED_OBSTACLES = 3
 _MAX_PROGRAM, _MAX_ECHO = 64 << 10, 16 << 10
 _T = TypeVar("_T")
 
@@ -63,7 +64,8 @@ class Chat(Protocol):
 @dataclass(frozen=True)
 class ProposalRequest:
     """What a program is wanted for. ``stages`` and ``keypoints``: names that the task gives, empty for the model to
-    choose. ``numbered``: how many numbered keypoints ``image`` shows; None for a plain image. ``up``: x, y or z."""
+    choose. ``numbered``: how many numbered keypoints ``image`` shows; None for a plain image. ``up``: x, y or z.
+    ``obstacles``: the task may have any number of further keypoints behind those that are named."""
 
     task: str
     instruction: str
@@ -73,6 +75,7 @@ class ProposalRequest:
     keypoints: tuple[str, ...] = ()
     numbered: int | None = None
     up: str = "z"
+    obstacles: bool = False
 
     def __post_init__(self) -> None:
         if not self.instruction.strip() or self.instruction != one_line(self.instruction, 500):
@@ -133,7 +136,13 @@ def propose(
             chat, transcript, "scene", messages, rounds, lambda text: read_scene(text, *given), "one JSON object"
         )
     asked = prompts.cost_prompt(
-        request.instruction, request.objective, scene.stages, scene.keypoints, functions, request.up
+        request.instruction,
+        request.objective,
+        scene.stages,
+        scene.keypoints,
+        functions,
+        request.up,
+        request.obstacles,
     )
     messages = [system, Message("user", asked, (request.image,))]
     (text, program_hash), model = _ask_until(
@@ -142,7 +151,7 @@ def propose(
         "costs",
         messages,
         rounds,
-        lambda answer: _checked(answer, scene, request.objective, check),
+        lambda answer: _checked(answer, scene, request, check),
         "the whole program in one Python code block",
     )
     return Proposal(request, scene, text, program_hash, chat.endpoint.host, model)
@@ -209,20 +218,22 @@ def _ask_until(
     raise ProposalError(f"rounds is {rounds}, expected 1 or more")
 
 
-def _checked(answer: str, scene: Scene, objective: str, check: Check) -> tuple[str, str]:
+def _checked(answer: str, scene: Scene, request: ProposalRequest, check: Check) -> tuple[str, str]:
     text = program_text(answer)
     if len(text) > _MAX_PROGRAM:
         raise ExtractError(f"the program is {len(text)} characters long, {_MAX_PROGRAM} are allowed")
     try:
         program = check(text, len(scene.keypoints))
+        if request.obstacles:
+            check(text, len(scene.keypoints) + _TRIED_OBSTACLES)
     except ProgramError as error:
         raise FindingsError(_quoted(error, text)) from None
     findings = []
     if len(program.kinds) != len(scene.stages):
         findings.append(f"num_stages is {len(program.kinds)}, the task has {len(scene.stages)} stages")
-    needed = NEEDS.get(objective)
+    needed = NEEDS.get(request.objective)
     if needed is not None and not any(needed in kinds for kinds in program.kinds):
-        findings.append(f"the objective {objective} needs at least one {needed} constraint")
+        findings.append(f"the objective {request.objective} needs at least one {needed} constraint")
     if findings:
         raise FindingsError(findings)
     return text, program.hash

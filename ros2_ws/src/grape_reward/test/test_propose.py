@@ -165,6 +165,18 @@ def test_an_objective_needs_the_constraints_that_it_weighs(tmp_path: Path) -> No
     assert isinstance(made, Proposal)
 
 
+def test_a_task_with_obstacles_is_asked_and_checked_with_any_number_of_them(tmp_path: Path) -> None:
+    two = "np.linalg.norm(keypoints - np.array([[0, 0, 0], [0, 0, 0]]))"  # makes sense without obstacles only
+    wrong = GOOD.replace("np.linalg.norm(end_effector - keypoints[0])", two)
+    slip = GOOD.replace("for o in keypoints[2:]", "for o in [keypoints[2]]")
+    made, asked = run(tmp_path, [code(slip), code(wrong), code(GOOD)], obstacles=True)
+    assert isinstance(made, Proposal) and made.program == GOOD
+    assert "keypoints[2:]: obstacles, any number" in asked[0].text
+    assert [len(one["findings"]) for one in transcript(tmp_path)] == [1, 1, 0]
+    made, asked = run(tmp_path / "none", [code(wrong)])
+    assert isinstance(made, Proposal) and "obstacles, any number" not in asked[0].text
+
+
 def test_rounds_that_are_over_end_in_one_line_and_leave_a_transcript_only(tmp_path: Path) -> None:
     wrong = GOOD.replace("num_stages = 2", "import os\nnum_stages = 2")
     made, asked = run(tmp_path, [code(wrong)] * 9)
