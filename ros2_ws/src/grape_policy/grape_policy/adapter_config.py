@@ -109,10 +109,7 @@ def expected_modules(
     named layers. A configuration without targets names none. Raises AdapterError for a field of the wrong type.
     """
     targets, exclude = _names(config, "target_modules", path), _names(config, "exclude_modules", path)
-    layers, patterns = config.get("layers_to_transform"), _names(config, "layers_pattern", path)
-    indices = {layers} if isinstance(layers, int) else set(layers or ())
-    if not all(isinstance(index, int) for index in indices):
-        raise AdapterError(f"{path}: layers_to_transform {layers!r} are no layer numbers")
+    indices, patterns = _layers(config, path), _names(config, "layers_pattern", path)
     layer_patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     try:
         chosen = {name for name in names if not _matches(exclude, name) and _targeted(targets, name)}
@@ -122,6 +119,14 @@ def expected_modules(
     except re.error as error:
         raise AdapterError(f"{path}: target_modules: no regular expression: {error}") from None
     return chosen
+
+
+def _layers(config: dict[str, Any], path: Path) -> set[int]:
+    value = config.get("layers_to_transform")
+    numbers = [] if value is None else value if isinstance(value, list) else [value]
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise AdapterError(f"{path}: layers_to_transform {value!r} are no layer numbers")
+    return set(numbers)
 
 
 def _targeted(targets: str | Collection[str], name: str) -> bool:

@@ -167,7 +167,7 @@ fields = st.sampled_from(sorted(EVALUATED | {"modules_to_save", "task_type"}))
 
 
 @pytest.mark.filterwarnings("ignore:Possible nested set")
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(fields, values, min_size=1, max_size=3))
 def test_whatever_a_configuration_says_it_is_read_or_refused(folder: Path, vla: Vla, change: dict[str, Any]) -> None:
     before = (folder / CONFIG).read_bytes()
