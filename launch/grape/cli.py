@@ -11,6 +11,7 @@ import typer
 
 from grape.console import CommandError, console, guarded, progress, table
 from grape.costs_cli import app as costs_app
+from grape.costs_propose_cli import register as register_proposals
 from grape.paths import default_model, root
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ sim_app = typer.Typer(help="The simulated tabletop.", no_args_is_help=True)
 adapters_app = typer.Typer(help="The registry of LoRA adapters.", no_args_is_help=True)
 app.add_typer(sim_app, name="sim")
 app.add_typer(adapters_app, name="adapters")
+register_proposals(costs_app)
 app.add_typer(costs_app, name="costs")
 
 
@@ -249,13 +251,15 @@ def replay(
 
 @app.command("serve")
 def serve_command(
-    model: Model = MODEL,
+    model: Annotated[str, typer.Option(help="Folder of the checkpoint, or org/name[@revision] of the hub.")] = str(
+        MODEL
+    ),
     adapter: Annotated[
         str, typer.Option(help="Folder of an adapter, or 'none'; default: the registry's current one.")
     ] = "",
     registry: Registry = RUNS / "adapters",
     benchmark: Annotated[Benchmark, typer.Option(help="Whose conventions to speak.")] = Benchmark.libero,
-    unnorm_key: Annotated[str | None, typer.Option(help="Statistics of the actions; default: the only ones.")] = None,
+    unnorm_key: Annotated[str, typer.Option(help="Statistics of the actions; default: the only ones.")] = "",
     center_crop: Annotated[
         bool, typer.Option("--center-crop", help="Crop to 0.9 of the area, as in training.")
     ] = False,
@@ -265,6 +269,10 @@ def serve_command(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of an inference on the CPU.")] = 1,
+    adapter_rank: Annotated[int, typer.Option(min=1, max=1024, help="Rank that the adapter may have.")] = 32,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Add the adapter to a copy of the weights: more memory.")
+    ] = False,
     host: Annotated[str, typer.Option(help="Address to listen on; there is no password.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.")] = 8000,
     camera: Annotated[str | None, typer.Option(help="Image to look at, where not the benchmark's.")] = None,
@@ -280,7 +288,9 @@ def serve_command(
     from grape.benchmark_conventions import conventions_of
     from grape.serve_model import PolicySettings, serve_policy
 
-    settings = PolicySettings(known_model(model), adapter, registry, device, dtype, unnorm_key, center_crop, threads)
+    settings = PolicySettings(
+        model, adapter, str(registry), device, dtype, unnorm_key, center_crop, threads, adapter_rank, merged
+    )
     spoken = conventions_of(benchmark.value, camera=camera, resize=resize, rotation=rotation, gripper=gripper)
     serve_policy(settings, spoken, host, port, seed, temperature, max_batch_size)
 

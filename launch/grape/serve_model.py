@@ -12,11 +12,10 @@ import torch
 
 from grape.benchmark_conventions import Conventions
 from grape.console import console, progress
-from grape_policy.adapters import current_adapter
-from grape_policy.checkpoint import load_checkpoint
 from grape_policy.engine import Engine, Request
+from grape_policy.loading import load_engine
+from grape_policy.parameters import DTYPES, MERGED, UNMERGED, EngineSettings
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AUTO = "auto"
 NEEDED = ("vla_eval", "websockets", "msgpack", "anyio")
 
@@ -27,18 +26,42 @@ class ServeModelError(Exception):
 
 @dataclass(frozen=True)
 class PolicySettings:
-    """What to serve. adapter: a folder, `none` for the base model alone, empty for the registry's current one;
-    device: a torch device or `auto` (cuda where there is one); dtype: a name in DTYPES or `auto` (bfloat16 on cuda,
-    float32 elsewhere); unnorm_key None: the checkpoint's only one."""
+    """What to serve. model: folder of a checkpoint, or `org/name[@revision]` of the hub; adapter: a folder, `none` for
+    the base model alone, empty for the registry's current one; device: a torch device or `auto` (cuda where there is
+    one); dtype: float32, bfloat16, float16 or `auto` (bfloat16 on cuda, float32 elsewhere); unnorm_key empty: the
+    checkpoint's only one; the others as in EngineSettings."""
 
-    model: Path
+    model: str
     adapter: str = ""
-    registry: Path | None = None
+    registry: str = ""
     device: str = AUTO
     dtype: str = AUTO
-    unnorm_key: str | None = None
+    unnorm_key: str = ""
     center_crop: bool = False
     threads: int = 1
+    adapter_rank: int = 32
+    merged: bool = False
+
+    def resolved(self) -> EngineSettings:
+        """With a device and a dtype in the place of `auto`, and no registry where the adapter is named.
+
+        Raises ServeModelError naming a device that is none or is not there, or an unknown dtype."""
+        device = device_of(self.device)
+        dtype = ("bfloat16" if device.type == "cuda" else "float32") if self.dtype == AUTO else self.dtype
+        if dtype not in DTYPES:
+            raise ServeModelError(f"--dtype {dtype}: expected one of {', '.join([AUTO, *DTYPES])}")
+        return EngineSettings(
+            model=self.model,
+            device=str(device),
+            dtype=dtype,
+            threads=self.threads,
+            unnorm_key=self.unnorm_key,
+            center_crop=self.center_crop,
+            adapter_rank=self.adapter_rank,
+            adapter_mode=MERGED if self.merged else UNMERGED,
+            registry="" if self.adapter else self.registry,
+            warmup=0,
+        )
 
 
 def device_of(name: str) -> torch.device:
@@ -57,30 +80,20 @@ def device_of(name: str) -> torch.device:
     return device
 
 
-def load_engine(settings: PolicySettings, batch: int = 1) -> Engine:
-    """Load the checkpoint and its adapter, and act once with ``batch`` black images, so that no client waits for it.
+def prepare_engine(settings: PolicySettings, batch: int = 1) -> Engine:
+    """Load the checkpoint and its adapter, and act once with each batch up to ``batch`` black images, so that no client
+    waits for what is prepared at the first one.
 
-    Raises ServeModelError, CheckpointError, ConfigError or AdapterError, each naming what is wrong."""
-    device = device_of(settings.device)
-    name = ("bfloat16" if device.type == "cuda" else "float32") if settings.dtype == AUTO else settings.dtype
-    if name not in DTYPES:
-        raise ServeModelError(f"--dtype {name}: expected one of {', '.join([AUTO, *DTYPES])}")
-    if settings.adapter == "none":
-        folder = None
-    elif settings.adapter:
-        folder = Path(settings.adapter)
-    else:
-        folder = current_adapter(settings.registry) if settings.registry is not None else None
+    Raises ServeModelError, LoadError or AdapterError, each naming what is wrong."""
     with progress("loading") as tell:
-        vla = load_checkpoint(
-            settings.model, device, DTYPES[name], settings.center_crop, lambda done, total: tell(done, total, "")
-        )
-    engine = Engine(vla, threads=settings.threads, unnorm_key=settings.unnorm_key)
-    if folder is not None:
-        engine.load_adapter(folder)
+        engine = load_engine(settings.resolved(), lambda done, total: tell(done, total, ""))
+    if settings.adapter not in ("", "none"):
+        engine.load_adapter(Path(settings.adapter))
         engine.flip()
-    black = np.zeros((vla.spec.image_size, vla.spec.image_size, 3), np.uint8)
-    engine.act_batch([Request(black, "warm up", 0, step, 0.0) for step in range(batch)])
+    side = engine.vla.spec.image_size
+    black = np.zeros((side, side, 3), np.uint8)
+    for size in range(1, batch + 1):
+        engine.act_batch([Request(black, "warm up", 0, step, 0.0) for step in range(size)])
     return engine
 
 
@@ -105,7 +118,7 @@ def serve_policy(
 ) -> None:
     """Serve until Ctrl-C. The address is taken before the model is loaded, so that a taken one is told at once.
 
-    Raises ServeModelError, BindError, and what :func:`load_engine` raises."""
+    Raises ServeModelError, BindError, and what :func:`prepare_engine` raises."""
     require_vla_eval()
     import anyio
 
@@ -115,13 +128,13 @@ def serve_policy(
     with bind(host, port) as bound:
         if not is_loopback(bound):
             console.print(f"grape: {host} is not loopback: whoever reaches this port can use the policy", markup=False)
-        engine = load_engine(settings, max_batch_size)
+        engine = prepare_engine(settings, max_batch_size)
         server = GrapeModelServer(engine, conventions, seed, temperature, max_batch_size)
         _log_to_stderr(OneLine())
         address, at = bound.getsockname()[:2]
         url = f"ws://[{address}]:{at}" if ":" in address else f"ws://{address}:{at}"
         adapter = engine.serving.adapter_id[:12] or "none"
-        told = f"serving {settings.model.name}, adapter {adapter}, on {url}; Ctrl-C ends"
+        told = f"serving {Path(settings.model).name}, adapter {adapter}, on {url}; Ctrl-C ends"
         try:
             anyio.run(serve_on, server, bound, lambda: console.print(told, markup=False))
         except KeyboardInterrupt:

@@ -17,7 +17,7 @@ import torch
 
 from grape.cli import app
 from grape.console import guarded
-from grape.serve_model import PolicySettings, load_engine
+from grape.serve_model import PolicySettings, prepare_engine
 from grape_policy.testing import INSTRUCTIONS, write_random_checkpoint
 
 with_vla_eval = pytest.mark.skipif(
@@ -62,7 +62,8 @@ def test_wrong_use_ends_in_one_line_that_names_it(refused: Refused, tmp_path: Pa
     assert "no such adapter folder" in refused("--adapter", str(tmp_path / "missing"))
     assert "gripper 'left'" in refused("--gripper", "left")
     assert "--host no.such.host.invalid" in refused("--host", "no.such.host.invalid")
-    assert "no model here" in refused(model=tmp_path)
+    assert f"{tmp_path / 'config.json'}: no such file" in refused(model=tmp_path)
+    assert "no such model folder" in refused(model=tmp_path / "missing")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
         assert f"--port {port}" in refused("--port", port)
@@ -82,7 +83,7 @@ def test_a_missing_cuda_device_is_named(refused: Refused) -> None:
 
 
 def test_settings_reach_the_engine(model: Path) -> None:
-    engine = load_engine(PolicySettings(model, "none", dtype="bfloat16", center_crop=True, threads=1), batch=2)
+    engine = prepare_engine(PolicySettings(str(model), "none", dtype="bfloat16", center_crop=True), batch=2)
     assert engine.vla.model.embeddings.weight.dtype == torch.bfloat16
     assert engine.vla.processor.center_crop and engine.serving.adapter_id == ""
 
