@@ -81,7 +81,7 @@ def device_of(name: str) -> torch.device:
 
 
 def prepare_engine(settings: PolicySettings, batch: int = 1) -> Engine:
-    """Load the checkpoint and its adapter, and act once with each batch up to ``batch`` black images, so that no client
+    """Load the checkpoint and its adapter, and act once on one and once on ``batch`` black images, so that no client
     waits for what is prepared at the first one.
 
     Raises ServeModelError, LoadError or AdapterError, each naming what is wrong."""
@@ -92,7 +92,7 @@ def prepare_engine(settings: PolicySettings, batch: int = 1) -> Engine:
         engine.flip()
     side = engine.vla.spec.image_size
     black = np.zeros((side, side, 3), np.uint8)
-    for size in range(1, batch + 1):
+    for size in sorted({1, batch}):
         engine.act_batch([Request(black, "warm up", 0, step, 0.0) for step in range(size)])
     return engine
 

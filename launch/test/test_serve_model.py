@@ -18,7 +18,9 @@ import torch
 from grape.cli import app
 from grape.console import guarded
 from grape.serve_model import PolicySettings, prepare_engine
-from grape_policy.testing import INSTRUCTIONS, write_random_checkpoint
+from grape_policy.adapters import AdapterError, read_manifest
+from grape_policy.checkpoint import load_checkpoint
+from grape_policy.testing import INSTRUCTIONS, write_random_adapter, write_random_checkpoint
 
 with_vla_eval = pytest.mark.skipif(
     importlib.util.find_spec("vla_eval") is None,
@@ -86,6 +88,22 @@ def test_settings_reach_the_engine(model: Path) -> None:
     engine = prepare_engine(PolicySettings(str(model), "none", dtype="bfloat16", center_crop=True), batch=2)
     assert engine.vla.model.embeddings.weight.dtype == torch.bfloat16
     assert engine.vla.processor.center_crop and engine.serving.adapter_id == ""
+
+
+def test_the_adapter_is_the_named_one_or_the_registrys_or_none(model: Path, tmp_path: Path) -> None:
+    vla = load_checkpoint(model)
+    named, current = (write_random_adapter(tmp_path / name, vla, 4, seed) for seed, name in ((1, "a"), (2, "b")))
+    (tmp_path / "current").write_text("b\n")
+
+    def serving(adapter: str) -> str:
+        settings = PolicySettings(str(model), adapter, str(tmp_path))
+        return prepare_engine(settings).serving.adapter_id
+
+    assert serving(str(named)) == read_manifest(named).adapter_id
+    assert serving("") == read_manifest(current).adapter_id
+    assert serving("none") == ""
+    with pytest.raises(AdapterError, match="rank 4"):
+        prepare_engine(PolicySettings(str(model), str(named), adapter_rank=2))
 
 
 @with_vla_eval
