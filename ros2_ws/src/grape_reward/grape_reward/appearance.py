@@ -91,8 +91,9 @@ class Evidence:
 class ObjectModel:
     """``points`` (N, 3), ``normals`` (N, 3) in the base frame at the first frame, ``colors`` (N, 3) as ``chroma``.
 
-    ``pixels`` (N, 2) of the first frame and ``textured`` (N,): whether flow finds hold there. ``center`` (3,),
-    ``radius``: of a ball around the points, metres."""
+    ``pixels`` (N, 2) where they were learnt and ``textured`` (N,): whether flow finds hold there. ``center`` (3,),
+    ``radius``: of a ball around the points, metres; ``front``: how many face the camera at a time; ``area`` that was
+    seen at first, square metres across the line of sight."""
 
     points: Array
     normals: Array
@@ -101,6 +102,8 @@ class ObjectModel:
     textured: NDArray[np.bool_]
     center: Array
     radius: float
+    front: int
+    area: float
 
     @classmethod
     def learn(
@@ -131,7 +134,10 @@ class ObjectModel:
         points = points[good]
         center = 0.5 * (points.min(axis=0) + points.max(axis=0))
         radius = float(np.linalg.norm(points - center, axis=1).max())
-        return cls(points, normals[good], chroma(color[good]), pixels[good], textured[good], center, radius)
+        calibration = frame.calibration
+        area = float(mask.sum() * np.median(depth[good]) ** 2 / (calibration.fx * calibration.fy))
+        colors = chroma(color[good])
+        return cls(points, normals[good], colors, pixels[good], textured[good], center, radius, int(good.sum()), area)
 
     def extended(self, points: Array, normals: Array, colors: Array, pixels: Array) -> ObjectModel:
         """The model with more points (M, 3), in the object's axes, behind those it has."""
@@ -143,13 +149,24 @@ class ObjectModel:
             np.concatenate([self.textured, np.zeros(len(points), dtype=bool)]),
             self.center,
             self.radius,
+            self.front,
+            self.area,
         )
 
     def thinned(self, count: int) -> ObjectModel:
         """The model with about ``count`` of its points: quicker to judge by, and less sure."""
         kept = slice(None, None, max(1, len(self.points) // count))
-        fields = (self.points, self.normals, self.colors, self.pixels, self.textured)
-        return ObjectModel(*(values[kept] for values in fields), self.center, self.radius)
+        return ObjectModel(
+            self.points[kept],
+            self.normals[kept],
+            self.colors[kept],
+            self.pixels[kept],
+            self.textured[kept],
+            self.center,
+            self.radius,
+            max(1, round(self.front * len(self.points[kept]) / len(self.points))),
+            self.area,
+        )
 
     def judge(self, frame: Frame, poses: list[Rigid]) -> Evidence:
         """How well each of the poses (motions since the first frame) explains the image."""
@@ -172,7 +189,10 @@ class ObjectModel:
         agreement = agree.sum(axis=1) / np.maximum(count, 1)
         # A point seen not to be there tells against a pose, and a covered one a little: else hiding would be a way out.
         hits = agree.sum(axis=1)
-        score = (hits - _MISS * (count - hits) - _HIDDEN * (facing & covered).sum(axis=1)) / total
+        # Nor may a pose win that turns all but an edge of what is known of the object away.
+        least = 0.5 * self.front
+        hidden = (facing & covered).sum(axis=1) + np.maximum(least - facing.sum(axis=1), 0.0)
+        score = (hits - _MISS * (count - hits) - _HIDDEN * hidden) / np.maximum(total, least)
         return Evidence(agreement, count / total, score, agree)
 
 

@@ -127,11 +127,13 @@ def load_calibration(path: Path) -> Calibration:
     if any(_numbers(path, data, "distortion")):
         raise CalibrationError(f"{path}: distortion: images must be rectified; calibrate the rectified image instead")
     lens = {key: _number(path, data, "intrinsics", key) for key in ("fx", "fy", "cx", "cy")}
-    size = {key: int(_number(path, data, key)) for key in ("width", "height")}
+    width, height = (int(_number(path, data, key)) for key in ("width", "height"))
     place = _numbers(path, data, "pose_in_base", "position", count=3)
     turn = _numbers(path, data, "pose_in_base", "quaternion_xyzw", count=4)
     try:
-        return Calibration(**size, **lens, pose=Pose(np.array(place), np.array(turn)), camera=str(data.get("camera")))
+        return Calibration(
+            width, height, **lens, pose=Pose(np.array(place), np.array(turn)), camera=str(data.get("camera"))
+        )
     except CalibrationError as error:
         raise CalibrationError(f"{path}: {error}") from None
 

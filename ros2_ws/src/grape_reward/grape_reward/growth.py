@@ -5,13 +5,15 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from grape_episode.geometry import Array
+from grape_episode.geometry import Array, Pose
 from grape_reward.appearance import Frame, ObjectModel, chroma, surface_normals
 from grape_reward.palette import Palette
 from grape_reward.rigid import Rigid
 
 _NEW_VIEW = np.cos(np.radians(14.0))
 _SPACING = 0.004
+_REACH = 0.03
+_FINGERTIPS, _HAND = 0.012, 0.13
 _MOST_AT_ONCE = 80
 _MOST = 600
 _STEP = 2
@@ -28,11 +30,11 @@ def is_new(view: Array, views: list[Array]) -> bool:
     return all(float(view @ known) < _NEW_VIEW for known in views)
 
 
-def grown(model: ObjectModel, palette: Palette, frame: Frame, pose: Rigid, agree: Array) -> ObjectModel:
+def grown(model: ObjectModel, palette: Palette, frame: Frame, pose: Rigid, agree: Array, tcp: Pose) -> ObjectModel:
     """The model with what is seen of the object under ``pose`` and was not known; its first points are the old ones.
 
     New is what is connected in the image with points that ``agree`` (N,), lies within the object's reach, has its
-    colours, and is nowhere near a known point.
+    colours, is near known points but at none, and not where the hand is: that moves along with what it holds.
     """
     room = min(_MOST - len(model.points), _MOST_AT_ONCE)
     sure = agree > 0.5
@@ -52,6 +54,8 @@ def grown(model: ObjectModel, palette: Palette, frame: Frame, pose: Rigid, agree
     local = (points - pose.translation) @ pose.rotation
     region = (palette(frame.smooth[area]) > 0.3) & (frame.depth[area] > 0)
     region &= np.linalg.norm(local - model.center, axis=-1) < reach
+    grip = (points - tcp.position) @ tcp.rotation.as_matrix()
+    region &= (grip[..., 2] > _FINGERTIPS) | (np.hypot(grip[..., 0], grip[..., 1]) > _HAND)
     _, labels = cv2.connectedComponents(region.astype(np.uint8), connectivity=4)
     at = np.rint(seen).astype(int) - low
     inside = (at >= 0).all(axis=1) & (at[:, 0] < region.shape[1]) & (at[:, 1] < region.shape[0])
@@ -67,7 +71,7 @@ def grown(model: ObjectModel, palette: Palette, frame: Frame, pose: Rigid, agree
     if not len(fresh):
         return model
     away = np.square(fresh[:, None] - model.points[None]).sum(axis=2).min(axis=1)
-    order = np.flatnonzero(away > _SPACING**2)
+    order = np.flatnonzero((away > _SPACING**2) & (away < _REACH**2))
     order = order[:: max(1, len(order) // room)][:room]
     if len(order) < 5:
         return model

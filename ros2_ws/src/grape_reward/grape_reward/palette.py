@@ -45,10 +45,10 @@ def _typical(colors: Array, count: int) -> Array:
     """Up to ``count`` of the colours (N, 3), far from each other, none of them alone."""
     if not len(colors):
         return colors
-    sample = colors[:: max(1, len(colors) // 600)]
+    sample = colors[:: max(1, len(colors) // 250)]
     scaled = sample / _SCALE
-    # A colour that few pixels share is an edge's mixture: the twentieth nearest of its kind must be near.
-    crowd = np.sort(np.linalg.norm(scaled[:, None] - scaled[None], axis=2), axis=1)[:, min(20, len(sample) - 1)]
+    # A colour that few pixels share is an edge's mixture: the eighth nearest of its kind must be near.
+    crowd = np.sort(np.linalg.norm(scaled[:, None] - scaled[None], axis=2), axis=1)[:, min(8, len(sample) - 1)]
     sample, scaled = (
         sample[crowd <= max(0.7, float(np.median(crowd)))],
         scaled[crowd <= max(0.7, float(np.median(crowd)))],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from grape_episode.geometry import Array
 from grape_reward.appearance import Frame, ObjectModel
@@ -15,6 +16,8 @@ _STRIDE = 2
 _TURNS = 8
 _CLUSTERS = 4
 _SKETCH = 80
+_DOUBT = 0.3
+_AREA = (0.05, 3.0)
 
 
 def polish(model: ObjectModel, frame: Frame, pose: Rigid, step: float = 0.012, rounds: int = 10) -> tuple[Rigid, float]:
@@ -45,7 +48,7 @@ def _moves(step: float, turn: float) -> list[tuple[Array, Array]]:
 
 
 def _moved(pose: Rigid, center: Array, shift: Array, turn: Array) -> Rigid:
-    rotation = np.asarray(cv2.Rodrigues(turn)[0])
+    rotation = np.asarray(cv2.Rodrigues(turn)[0], dtype=np.float64)
     return Rigid(rotation, center - rotation @ center + shift).after(pose)
 
 
@@ -53,24 +56,24 @@ def search(
     model: ObjectModel, palette: Palette, frame: Frame, last: Rigid, reach: float, enough: float
 ) -> Rigid | None:
     """The pose at which the object is found within ``reach`` metres of where it was last; None where no pose scores
-    ``enough``. Yaw is searched all around, tilt as it was last and as it was at the start."""
+    ``enough``, and more if farther off. All headings are tried of the object as it was last, as it was at the start, and
+    overturned from there to a side."""
     sketch = model.thinned(_SKETCH)
     center = last.apply(model.center)
     likely, points = _likely(model, palette, frame, center, reach)
     if not likely.any():
         return None
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(likely.astype(np.uint8), connectivity=8)
-    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:_CLUSTERS] + 1
+    clusters = _clusters(model, frame, likely, points)
     tries: list[Rigid] = []
-    angles = np.arange(_TURNS) * (2 * np.pi / _TURNS)
+    attitudes = _attitudes(last)
     middle = model.points.mean(axis=0)
-    for label in order[: count - 1]:
-        if stats[label, cv2.CC_STAT_AREA] < 6:
-            continue
-        cluster = np.median(points[labels == label], axis=0)
-        for base in (last, Rigid()):
-            here = base.apply(middle)
-            tries += [_moved(base, here, cluster - here, np.array([0.0, 0.0, angle])) for angle in angles]
+    for cluster in clusters:
+        at = np.median(cluster, axis=0)
+        tries += [Rigid(turn, at - turn @ middle) for turn in attitudes]
+        # The object may show as several clusters, as a striped thing does: with those within its reach it spans a box.
+        parts = [other for other in clusters if np.linalg.norm(np.median(other, axis=0) - at) < 2.0 * model.radius]
+        low, high = np.percentile(np.concatenate(parts), (3, 97), axis=0)
+        tries += [Rigid(turn, 0.5 * (low + high) - turn @ model.center) for turn in attitudes]
     if not tries:
         return None
     scores = sketch.judge(frame, tries).score
@@ -82,7 +85,30 @@ def search(
     if best is None or best[1] < enough:
         return None
     pose, score = polish(model, frame, best[0], 0.003, 4)
-    return pose if score >= enough else None
+    # The farther off, the surer it must be: much may look alike in a large part of the image.
+    distance = float(np.linalg.norm(pose.apply(model.center) - center))
+    return pose if score >= enough + _DOUBT * distance else None
+
+
+def _clusters(model: ObjectModel, frame: Frame, likely: NDArray[np.bool_], points: Array) -> list[Array]:
+    """Points (N, 3) of the largest connected regions that may be part of the object, or it and what it touches."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(likely.astype(np.uint8), connectivity=8)
+    order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:_CLUSTERS] + 1
+    clusters = [points[labels == label] for label in order]
+    focal = frame.calibration.fx * frame.calibration.fy
+    eye = frame.calibration.eye
+    share = [
+        len(c) * (_STRIDE * np.linalg.norm(np.median(c, axis=0) - eye)) ** 2 / focal / model.area for c in clusters
+    ]
+    return [cluster for cluster, part in zip(clusters, share, strict=True) if _AREA[0] < part < _AREA[1]]
+
+
+def _attitudes(last: Rigid) -> list[Array]:
+    """Rotations (3, 3) to look for an object in."""
+    turns = Rotation.from_rotvec(np.outer(np.arange(_TURNS) * (2 * np.pi / _TURNS), [0, 0, 1]))
+    tilts = Rotation.from_euler("xy", [[0, 0], [np.pi / 2, 0], [-np.pi / 2, 0], [0, np.pi / 2], [0, -np.pi / 2]])
+    bases = [Rotation.from_matrix(last.rotation), *tilts]
+    return [matrix for base in bases for matrix in (turns * base).as_matrix()]
 
 
 def _likely(

@@ -31,6 +31,10 @@ class Rigid:
         """``first`` and then this motion."""
         return Rigid(self.rotation @ first.rotation, self.rotation @ first.translation + self.translation)
 
+    def inverse(self) -> Rigid:
+        """The motion back."""
+        return Rigid(self.rotation.T, -self.rotation.T @ self.translation)
+
     def angle(self) -> float:
         """Angle of the rotation, radians in [0, pi]."""
         return float(np.arccos(np.clip(0.5 * (np.trace(self.rotation) - 1.0), -1.0, 1.0)))
