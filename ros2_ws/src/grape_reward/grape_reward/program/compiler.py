@@ -23,8 +23,9 @@ _TRIALS = 64
 def compile_program(text: str, where: str, keypoints: int | None = None) -> CostProgram:
     """The cost program that ``text`` is; nothing of it is ever run as Python.
 
-    ``where`` names it in errors, and its stem the program. ``keypoints``: K of the task; None where it is not known:
-    then the program must make sense for some K up to 64, and is typed for the K of its inputs when it is evaluated.
+    ``where``, its file, names it in errors and gives the program its name. ``keypoints``: K of the task; None where it
+    is not known: then the program must make sense for some K up to 64, and is typed for the K of its inputs when it
+    is evaluated.
     Raises ProgramError, every finding with its line and column, CostError for a K out of range."""
     if keypoints is not None and not 1 <= keypoints <= MAX_KEYPOINTS:
         raise CostError(f"{where}: {keypoints} keypoints: a program has from 1 to {MAX_KEYPOINTS}")
@@ -37,7 +38,13 @@ def compile_program(text: str, where: str, keypoints: int | None = None) -> Cost
     stages = tuple(
         tuple(CostTerm(f.name, f.kind, f) for f in functions if f.stage == stage) for stage in range(1, count + 1)
     )
-    return CostProgram(Path(where).stem, stages, canonical_program(functions))
+    return CostProgram(program_name(where), stages, canonical_program(functions))
+
+
+def program_name(where: str) -> str:
+    """What a program is called: its file's stem, or its folder's name for a task's ``program.txt``."""
+    path = Path(where)
+    return path.parent.name if path.stem == "program" and path.parent.name else path.stem
 
 
 def load_program(path: Path, keypoints: int | None = None) -> CostProgram:

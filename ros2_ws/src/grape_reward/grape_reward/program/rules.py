@@ -181,6 +181,8 @@ class Rules(Shapes):
         result = arguments[1] if len(arguments) > 1 else keywords.get("start", self.builder.number(0, at))
         if len(arguments) > 1 and keywords:
             raise Refused(at, "an argument is given twice")
+        if isinstance(result, Value) and result.kind is Kind.BOOL:
+            raise Refused(at, "start= must be a number")
         for item, condition in zip(items.items, items.conditions, strict=True):
             if isinstance(item, Items) or isinstance(result, Items):
                 raise Refused(at, "sum adds numbers or arrays, not lists: use np.array([...])")
