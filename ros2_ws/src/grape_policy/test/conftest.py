@@ -26,6 +26,8 @@ from grape_interfaces.msg import (
     WorldStatus,
 )
 from grape_interfaces.srv import ListAdapters, LoadAdapter, PrepareRecording, ResetWorld, RollbackAdapter
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -55,6 +57,10 @@ class Behaviour:
     refuse: str = ""
     encoding: str = "rgb8"
     answer: bool = True
+    fault_at: int = 10**9
+    """The gate stops after this step."""
+    age: int = 0
+    """Nanoseconds: so old are the frames."""
 
 
 @dataclass
@@ -102,6 +108,7 @@ class FakeWorld:
         self.load = node.create_client(LoadAdapter, topics.LOAD_ADAPTER, callback_group=group)
         self.rollback = node.create_client(RollbackAdapter, topics.ROLLBACK_ADAPTER, callback_group=group)
         self.list = node.create_client(ListAdapters, topics.LIST_ADAPTERS, callback_group=group)
+        self.change = node.create_client(ChangeState, "/grape_policy/change_state", callback_group=group)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(0.1, self._say_gate, clock=steady)
         if not lock_step:
@@ -142,7 +149,7 @@ class FakeWorld:
             self._task.publish(task)
         if color and self.behaviour.camera:
             pixels = np.full((48, 64, 3), self.number * 16 % 256, np.uint8)
-            image = image_to_msg(pixels, self.time, topics.CAMERA_FRAME)
+            image = image_to_msg(pixels, self.time - self.behaviour.age, topics.CAMERA_FRAME)
             image.encoding = self.behaviour.encoding
             self._color.publish(image)
 
@@ -154,6 +161,8 @@ class FakeWorld:
     def _say_gate(self, step: int = 0, verdict: int = GateStatus.NONE) -> None:
         status = GateStatus(episode_id=self.episode, step=step, verdict=verdict)
         status.state = GateStatus.ACTIVE if self.episode else GateStatus.IDLE
+        if len(self.seen.steps) > self.behaviour.fault_at:
+            status.state, status.check, status.reason = GateStatus.STOPPED, "watchdog", "no step in time"
         if verdict == GateStatus.VETOED:
             status.check, status.reason = "box", f"step {step} leaves the box"
         self._gate.publish(status)
@@ -197,6 +206,9 @@ class FakeWorld:
         return response
 
     # for the test's thread
+
+    def transition(self, number: int) -> bool:
+        return bool(self.call(self.change, ChangeState.Request(transition=Transition(id=number))).success)
 
     def ask(self, send: Callable[[], Any]) -> Any:
         return ask(self._executor, send)

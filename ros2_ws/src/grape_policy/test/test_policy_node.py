@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,7 @@ pytest.importorskip("rclpy")
 
 from action_msgs.msg import GoalStatus
 from grape_interfaces.srv import ListAdapters, LoadAdapter, RollbackAdapter
+from lifecycle_msgs.msg import Transition
 
 from grape_episode import topics
 from grape_episode.ros import image_from_msg, stamp_ns
@@ -144,6 +148,35 @@ def test_three_vetoes_in_a_row_end_the_episode_and_one_does_not(waiting: Any) ->
     assert "box: step 2 leaves the box" in result.detail
 
 
+def test_a_gate_that_stops_ends_the_episode(waiting: Any) -> None:
+    status, result = waiting.run({"fault_at": 1}, step_limit=9)
+    assert (status, result.end_reason) == (GoalStatus.STATUS_ABORTED, "gate_fault")
+    assert result.steps == 2 and "no step in time" in result.detail
+
+
+def test_a_killed_inference_process_ends_the_episode_and_the_node_can_be_configured_again(waiting: Any) -> None:
+    handle = waiting.start(step_limit=1_000_000)
+    wait_for(lambda: len(waiting.seen.steps) >= 3, "steps")
+    number, began = inference_process(waiting.process), time.monotonic()
+    os.kill(number, signal.SIGKILL)
+    wait_for(lambda: waiting.seen.outcomes, "the outcome")
+    assert time.monotonic() - began < 2.0
+    status, result = waiting.result(handle)
+    line = f"the inference process {number} was ended by SIGKILL"
+    assert (status, result.end_reason, result.detail) == (GoalStatus.STATUS_ABORTED, "error", line)
+    refused = waiting.call(waiting.load, LoadAdapter.Request(path=""))
+    assert not refused.accepted and refused.reason == line
+    assert not waiting.start().accepted
+    assert f"{line}; no goal is taken until" in waiting.process.output
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
+        assert waiting.transition(transition)
+    assert waiting.call(waiting.load, LoadAdapter.Request(path="")).reason.startswith("the policy node is not conf")
+    for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE):
+        assert waiting.transition(transition)
+    assert inference_process(waiting.process) != number
+    assert waiting.run()[1].end_reason == "step_limit"
+
+
 @pytest.mark.parametrize(
     ("behave", "goal", "reason", "named"),
     [
@@ -177,6 +210,65 @@ def test_cancel_is_taken_at_once_and_ends_the_episode(running: Any) -> None:
         assert (status, result.end_reason) == (GoalStatus.STATUS_CANCELED, "cancelled")
         assert result.steps == len(running.seen.steps) == running.seen.outcomes[0].steps
     assert min(took) < 0.1, took
+
+
+def inference_process(process: NodeProcess) -> int:
+    """Its process id: the node's only child."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == process.process.pid:
+                found.append(int(stat.parent.name))
+    (number,) = found
+    return number
+
+
+@contextlib.contextmanager
+def endless_inference(world: Any) -> Iterator[None]:
+    """Within, the inference that has begun does not come to an end."""
+    number = inference_process(world.process)
+    os.kill(number, signal.SIGSTOP)
+    try:
+        steps, due = len(world.seen.steps), world.time + 2 * PERIOD
+        wait_for(lambda: world.time > due, "two periods, at the latest in which a step is due")
+        assert len(world.seen.steps) <= steps + 1
+        yield
+    finally:
+        os.kill(number, signal.SIGCONT)
+
+
+def test_a_cancel_does_not_wait_for_an_inference(running: Any) -> None:
+    handle = running.start(step_limit=1000)
+    wait_for(lambda: running.seen.steps, "a step")
+    with endless_inference(running):
+        beats, steps, began = len(running.beats), len(running.seen.steps), time.monotonic()
+        running.finished(running.ask(handle.cancel_goal_async), "the cancel's acceptance")
+        took = time.monotonic() - began
+        status, result = running.result(handle)
+        assert (status, result.end_reason) == (GoalStatus.STATUS_CANCELED, "cancelled")
+        assert result.steps == steps == running.seen.outcomes[0].steps
+        wait_for(lambda: len(running.beats) >= beats + 5, "heartbeats", 5.0)
+    assert took < 0.1, took
+    assert running.run(step_limit=2)[1].end_reason == "step_limit", "the answer that nobody waited for is nobody's"
+
+
+def test_after_a_slow_inference_the_newest_frame_is_answered(running: Any) -> None:
+    handle = running.start(step_limit=1000)
+    wait_for(lambda: running.seen.steps, "a step")
+    with endless_inference(running):
+        steps, resumed = len(running.seen.steps), running.time
+    wait_for(lambda: len(running.seen.steps) >= steps + 3, "steps")
+    running.finished(running.ask(handle.cancel_goal_async), "the cancel's acceptance")
+    running.result(handle)
+    late, *after = [stamp_ns(step.header.stamp) for step in running.seen.steps[steps:]]
+    assert late < resumed - PERIOD, "the inference that was slow answers what it was asked"
+    assert min(after) >= resumed - PERIOD / 2, "none of the frames that came meanwhile is answered but the newest"
+
+
+def test_a_frame_that_is_too_old_is_not_acted_on(running: Any) -> None:
+    status, result = running.run({"age": 400_000_000})
+    assert (status, result.end_reason, result.steps) == (GoalStatus.STATUS_ABORTED, "stale_camera", 0)
+    assert topics.COLOR in result.detail and "s old" in result.detail and not running.seen.steps
 
 
 def test_real_time_swaps_between_two_inferences_without_losing_a_tick(running: Any, files: SimpleNamespace) -> None:
@@ -243,7 +335,14 @@ def test_an_interrupt_ends_the_episode_first(running: Any) -> None:
 
 @pytest.mark.parametrize(
     ("params", "named"),
-    [({}, "parameter model"), ({"model": "/no/such/model"}, "/no/such/model"), ({"veto_limit": 0}, "veto_limit")],
+    [
+        ({}, "parameter model"),
+        ({"model": "/no/such/model"}, "/no/such/model"),
+        ({"veto_limit": 0}, "veto_limit"),
+        ({"model": ".", "dtype": "int8"}, "parameter dtype: 'int8'"),
+        ({"model": ".", "adapter_mode": "both"}, "parameter adapter_mode: 'both'"),
+        ({"model": "."}, "config.json"),
+    ],
 )
 def test_a_node_that_cannot_start_says_why_in_one_line(tmp_path: Path, params: dict, named: str) -> None:
     process = NodeProcess("grape_policy.policy_node", free_domain(), tmp_path / "log", params)
