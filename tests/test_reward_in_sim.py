@@ -17,6 +17,7 @@ from scipy.spatial.transform import Rotation
 from grape_episode.episode import Episode, Identity, Outcome, Series, Step
 from grape_episode.geometry import Array, Pose
 from grape_reward.live import LiveEpisode
+from grape_reward.predicates import HorizontalDistance, leaves
 from grape_reward.score import Score, score_episode
 from grape_reward.tasks import TASKS
 from grape_sim.expert import Expert
@@ -72,7 +73,7 @@ def rollout(
     """One episode: ended, as the policy does in lock-step, when the reward says success. ``Episode.world`` holds the
     world's own judgement at its last observation."""
     rng = np.random.default_rng([initial_state, FAULTS.index(fault)])
-    expert, spoil = Expert(world), _Spoiler(fault, rng, TASKS[task].success.radius)
+    expert, spoil = Expert(world), _Spoiler(fault, rng, _radius(task))
     world.reset(task, variant, initial_state)
     observation = world.observe(color=False)
     identity = Identity(
@@ -112,6 +113,12 @@ def rollout(
         keypoints=Series(stamps, np.array([o.keypoints for o in observations]), observation.keypoint_names),
         world=observation.status,
     )
+
+
+def _radius(task: str) -> float:
+    """Of the target, metres: how far aside of its middle the object may come to rest."""
+    conditions = leaves(TASKS[task].success.when)
+    return next(c.at_most for c in conditions if isinstance(c.measure, HorizontalDistance))
 
 
 def _stamp(observation: Observation) -> int:

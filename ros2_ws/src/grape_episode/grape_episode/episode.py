@@ -137,7 +137,8 @@ class World:
 @dataclass(frozen=True, eq=False)
 class Episode:
     """A whole rollout. ``tcp`` (N, 7) xyz and quaternion, ``gripper`` (N, 1) opening in metres,
-    ``keypoints`` (N, K, 3), ``wrench`` (N, 6) force in N and torque in Nm, base frame."""
+    ``keypoints`` (N, K, 3), ``wrench`` (N, 6) force in N and torque in Nm, base frame. ``confidence`` (N, K) of each
+    keypoint, in [0, 1]; without samples where none was in doubt."""
 
     identity: Identity
     steps: tuple[Step, ...]
@@ -150,6 +151,7 @@ class Episode:
     world: World | None = None
     problems: tuple[str, ...] = ()
     path: Path | None = None
+    confidence: Series = field(default_factory=lambda: Series.empty(0))
 
     @property
     def complete(self) -> bool:

@@ -141,6 +141,7 @@ class _Gather:
         self.gate: list[GateEvent] = []
         self.worlds: list[tuple[int, World]] = []
         self.names: tuple[str, ...] | None = None
+        self.confidence: list[Any] = []
         self.samples: dict[str, tuple[list[int], list]] = {
             topic: ([], []) for topic in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.KEYPOINTS, topics.WRENCH)
         }
@@ -220,12 +221,17 @@ class _Gather:
             self.names = names
         if len(message.points) != len(names):
             raise EpisodeError(f"{self.file}: {topics.KEYPOINTS}: {len(message.points)} points, {len(names)} names")
+        if len(message.confidence) not in (0, len(names)):
+            told = f"{len(message.confidence)} confidences, {len(names)} names"
+            raise EpisodeError(f"{self.file}: {topics.KEYPOINTS}: {told}")
         if names != self.names:
             line = f"the keypoints changed their names from {', '.join(self.names)} to {', '.join(names)}"
             if line not in self.problems:
                 self.problems.append(line)
             return
         self._sample(topics.KEYPOINTS, message, [(p.x, p.y, p.z) for p in message.points])
+        # who says nothing of confidence is believed
+        self.confidence.append(message.confidence if len(message.confidence) else np.ones(len(names)))
 
     def _series(self, topic: str, *shape: int, names: tuple[str, ...] = ()) -> Series:
         stamps, rows = self.samples[topic]
@@ -269,7 +275,14 @@ class _Gather:
             world=worlds[-1] if worlds else None,
             problems=tuple(dict.fromkeys([*self.problems, *problems, *notes])),
             path=self.file.parent,
+            confidence=self._confidence(names),
         )
+
+    def _confidence(self, names: tuple[str, ...]) -> Series:
+        values = np.array(self.confidence, np.float64).reshape(len(self.confidence), len(names))
+        if np.all(values == 1.0):
+            return Series.empty(0)
+        return Series(np.array(self.samples[topics.KEYPOINTS][0], np.int64), values, names)
 
 
 def main(arguments: list[str] | None = None) -> int:

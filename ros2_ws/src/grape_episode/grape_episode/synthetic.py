@@ -239,6 +239,9 @@ def _body(episode: Episode) -> Iterator[tuple[int, int, str, Any]]:
             message = blank(topics.DATA_TYPES[topic])
             messages.fill_header(message, stamp)
             make(message, values, series)
+            if topic == topics.KEYPOINTS and len(episode.confidence):
+                at = int(np.searchsorted(episode.confidence.stamps, stamp))
+                message.confidence = episode.confidence.values[at].astype(np.float32)
             yield 0, stamp, topic, message
     own = episode.identity.episode_id
     last = int(episode.tcp.stamps[-1]) if len(episode.tcp) else episode.identity.stamp

@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -191,3 +192,26 @@ def test_the_command_line_prints_one_line(tmp_path, capsys):
     assert reader.main([str(tmp_path / "absent")]) == 1
     assert capsys.readouterr().err == f"{tmp_path / 'absent'}: no such bag\n"
     assert reader.main([]) == 2
+
+
+def test_doubt_about_a_keypoint_is_read_and_certainty_takes_no_room(tmp_path):
+    episode = make_episode(5, steps=4)
+    sure = read_episode(write_episode(episode, tmp_path / "sure"))
+    assert len(sure.confidence) == 0
+    values = np.linspace(0.0, 1.0, episode.keypoints.values[..., 0].size).reshape(-1, 2).astype(np.float32)
+    doubt = replace(episode.keypoints, values=values.astype(np.float64))
+    read = read_episode(write_episode(replace(episode, confidence=doubt), tmp_path / "doubt"))
+    assert np.array_equal(read.confidence.values, doubt.values) and read.confidence.names == ("carrot", "plate")
+    assert np.array_equal(read.confidence.stamps, episode.keypoints.stamps)
+
+
+def test_confidences_for_other_keypoints_than_there_are_are_refused(tmp_path):
+    bag = Bag(tmp_path / "bag", "zstd")
+    for topic, stamp, message in episode_messages(make_episode(5, steps=2)):
+        if topic == topics.KEYPOINTS:
+            message.confidence = np.ones(3, np.float32)
+        name = topics.DATA_TYPES[topic]
+        bag.write(topic, name, bytes(typestore().serialize_cdr(message, name)), stamp)
+    bag.close()
+    with pytest.raises(EpisodeError, match=f"{topics.KEYPOINTS}: 3 confidences, 2 names"):
+        read_episode(bag.folder)

@@ -37,8 +37,16 @@ PRESETS = {"paper": Lambdas(0.01, 0.01, 2.0)}
 
 
 def stage_cost(costs: Sequence[float], taus: Sequence[float], betas: Sequence[float]) -> float:
-    """Eq. 8: C_S = sum_j beta_j max(0, C_j - tau_j), over a stage's costs already reduced over time."""
-    return math.fsum(beta * max(0.0, cost - tau) for cost, tau, beta in zip(costs, taus, betas, strict=True))
+    """Eq. 8: C_S = sum_j beta_j max(0, C_j - tau_j), over a stage's costs already reduced over time.
+
+    NaN where a cost with a weight other than zero is unknown: NaN."""
+    terms = zip(costs, taus, betas, strict=True)
+    return math.fsum(beta * _excess(cost - tau) for cost, tau, beta in terms if beta != 0.0)
+
+
+def _excess(x: float) -> float:
+    # max(0.0, x) would make a zero of NaN, and the best rollout of one that was not seen
+    return x if x > 0.0 or math.isnan(x) else 0.0
 
 
 def log_external_reward(stage_costs: Iterable[float]) -> float:

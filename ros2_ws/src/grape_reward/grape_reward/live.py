@@ -7,6 +7,7 @@ next step; in lock-step both see the same observations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grape_episode.episode import Identity, Outcome
+from grape_episode.geometry import Array
 from grape_reward.gcpg import PRESETS, UNKNOWN, Lambdas
 from grape_reward.reducer import Live, Reducer
 from grape_reward.result import Score
-from grape_reward.tasks import task_named
-from grape_reward.timeline import timeline_of
+from grape_reward.tasks import TASKS, TaskLibrary
+from grape_reward.timeline import known_points, timeline_of
 
 NOT_BEGUN = "the policy has not begun"
 
@@ -34,18 +36,28 @@ class Judgement:
 
 
 class LiveEpisode:
-    """Feed it in any order, then ask ``advance`` for what is new. Raises TaskError for an unknown task or objective."""
+    """Feed it in any order, then ask ``advance`` for what is new. ``unapproved``: score by a cost program that nobody
+    has approved. Raises TaskError for an unknown task or objective, NotApprovedError."""
 
-    def __init__(self, identity: Identity, objective: str = "", lambdas: Lambdas = PRESETS["paper"]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        objective: str = "",
+        lambdas: Lambdas = PRESETS["paper"],
+        tasks: TaskLibrary = TASKS,
+        unapproved: bool = False,
+    ) -> None:
         self.identity = identity
-        self.task = task_named(identity.task)
+        self.task, approved = tasks.cleared(identity.task, unapproved)
         objective = objective or identity.objective
         # Outside lock-step observations come more often than steps: a success must have lasted long enough that the
-        # step before and the last observation, which the score will see, both lie within it.
-        hold = 0.0 if identity.lock_step else 1.5 * identity.control_period
-        self._scorer = Reducer(self.task, objective, identity, lambdas)
+        # score, which sees one observation a step and the last one, sees it last as long as the task asks for.
+        hold = 0.0 if identity.lock_step else self.task.success.hold + 1.5 * identity.control_period
+        self._scorer = Reducer(self.task, objective, identity, lambdas, approved=approved)
         self._watcher = Reducer(self.task, objective, identity, lambdas, hold_seconds=hold)
-        self._timeline = timeline_of(identity.lock_step, identity.control_period, identity.stamp)
+        wrench = self.task.reads_force
+        self._timeline = timeline_of(identity.lock_step, identity.control_period, identity.stamp, wrench)
+        self._names: tuple[str, ...] | None = None
         self._unseen: list[int] = []
         self._watched = identity.stamp
         self._begin: int | None = None
@@ -66,6 +78,14 @@ class LiveEpisode:
         self._timeline.add(topic, stamp, value)
         if topic == "keypoints" and stamp > self._watched and stamp not in self._unseen:
             self._unseen = sorted([*self._unseen, stamp])
+
+    def keypoints(self, stamp: int, names: Sequence[str], points: Array, confidence: Array) -> None:
+        """A sample of the keypoints: ``names`` (K), ``points`` (K, 3) metres, ``confidence`` (K,), or empty where the
+        source says nothing of it. Below the task's confidence a keypoint is lost."""
+        if self._names is None and stamp > self.identity.stamp:
+            self._names = tuple(names)
+            self._scorer.name_keypoints(names)
+        self.sample("keypoints", stamp, known_points(points, confidence, self.task.confidence))
 
     def step(self, index: int, stamp: int, logprobs: NDArray[np.float32] | None) -> None:
         """A PolicyStep."""

@@ -16,9 +16,12 @@ class Score:
     ``log_r_ext``: log of Eq. 9. ``stage_costs``: Eq. 8, one a stage. ``r_self`` and ``r_self_per_token``: Eq. 11 in
     nats, NaN where unknown. ``success``: 1, 0, -1 unknown (Eq. 12). ``reward``: Eq. 10 with ``lambdas``, NaN where a
     term is unknown. ``incomplete``: something that the score needs was missing, ``problems`` says what: not to be
-    trained on. ``inputs_hash``: sha256 of all the numbers that entered. ``constraints``: each constraint's cost
-    reduced over its stage's time, before threshold and weight (its declared worst where the stage was not seen to its
-    end)."""
+    trained on. ``inputs_hash``: sha256 of all the numbers that entered; ``cost_program_hash``, ``task_hash``,
+    ``code_version``: what they were reckoned by. ``constraints``: each constraint's cost reduced over its stage's time,
+    before threshold and weight (its declared worst where the stage was not seen to its end, NaN where a keypoint was
+    lost). ``approved``: a person has approved the cost program. ``decomposition``: the stages end by the task's
+    ``conditions`` or by ``stage points``. ``outcome``: success, failure, or review, where a person must decide;
+    ``undecided`` says why, ``review`` what was decided by whom. Empty where nothing could be scored."""
 
     episode_id: str
     task: str
@@ -37,6 +40,13 @@ class Score:
     lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)
     constraints: tuple[tuple[str, float], ...] = ()
     problems: tuple[str, ...] = ()
+    task_hash: str = ""
+    code_version: str = ""
+    approved: bool = False
+    decomposition: str = ""
+    outcome: str = ""
+    undecided: tuple[str, ...] = ()
+    review: str = ""
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, shortest float that reads back the same, NaN as null."""
@@ -54,8 +64,9 @@ class Score:
             data[name] = math.nan if data[name] is None else float(data[name])
         for name in ("stage_costs", "lambdas"):
             data[name] = tuple(math.nan if value is None else float(value) for value in data[name])
-        data["constraints"] = tuple((name, float(value)) for name, value in data["constraints"])
-        data["problems"] = tuple(data["problems"])
+        data["constraints"] = tuple((n, math.nan if v is None else float(v)) for n, v in data["constraints"])
+        for name in ("problems", "undecided"):
+            data[name] = tuple(data[name])
         return Score(**data)
 
     @property

@@ -7,6 +7,7 @@ arrive nor where the scoring runs can change it. Stamps are integer nanoseconds 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +20,15 @@ from grape_episode.geometry import Array
 
 TOPICS = ("tcp", "gripper", "keypoints")
 """What every event needs: TCP pose, gripper width, keypoints."""
+WRENCH = "wrench"
+"""What an event needs besides, where a condition of the task reads the force."""
 
 
 @dataclass(frozen=True, eq=False)
 class Event:
     """What was known at one stamp. ``tcp`` (7,) xyz and quaternion in the base frame; ``gripper_width`` metres;
-    ``keypoints`` (K, 3) metres; ``logprobs`` (7,) nats or None; ``wrench`` (6,) N and Nm or None (no cost reads it).
+    ``keypoints`` (K, 3) metres; ``logprobs`` (7,) nats or None; ``wrench`` (6,) N and Nm, or None where no condition of
+    the task reads it.
 
     ``step``: the index of the PolicyStep, None for the last observation. NaN stands for what is not known, and
     ``missing`` says what and why, one line each."""
@@ -40,17 +44,28 @@ class Event:
 
     @property
     def fault(self) -> str:
-        """Why this event cannot be judged; empty where it can."""
-        if not np.all(np.isfinite(self.tcp)):
+        """What should have been measured and was not; empty where nothing is missing."""
+        if not np.isfinite(self.tcp).all():
             return "the TCP pose is not known"
-        if not np.isfinite(self.gripper_width):
+        if not math.isfinite(self.gripper_width):
             return "the gripper's width is not known"
-        if len(self.keypoints) < 2:
-            return f"{len(self.keypoints)} keypoints: at least the object's and the target's are needed"
-        if not np.all(np.isfinite(self.keypoints)):
-            lost = [i for i, point in enumerate(self.keypoints) if not np.all(np.isfinite(point))]
-            return f"lost keypoint {', '.join(map(str, lost))}"
+        if self.wrench is not None and not np.isfinite(self.wrench).all():
+            return "the wrench is not known"
         return ""
+
+    @property
+    def lost(self) -> tuple[int, ...]:
+        """Indices of the keypoints that were not seen, or not with enough confidence."""
+        known = np.isfinite(self.keypoints)
+        return () if known.all() else tuple(np.flatnonzero(~known.all(axis=1)).tolist())
+
+
+def known_points(points: Array, confidence: Array, least: float) -> Array:
+    """Keypoints (K, 3), or (N, K, 3), with NaN for those of a confidence (K,), or (N, K), below ``least``: what is not
+    known is not guessed. Without any confidence, of size 0, all are believed."""
+    if not np.size(confidence):
+        return points
+    return np.where((np.asarray(confidence, np.float64) >= least)[..., None], points, np.nan)
 
 
 @dataclass
@@ -93,13 +108,12 @@ class Timeline:
 
     ``lock_step``: a sample must carry the event's very stamp; else it may be ``max_age`` seconds old at most. What
     breaks the rule is still used, and noted in ``Event.missing``. Samples up to ``since`` (the announcement of the
-    episode) belong to the world before it and are left out."""
+    episode) belong to the world before it and are left out. ``wrench``: events need it too."""
 
-    def __init__(self, lock_step: bool, max_age: float, since: int = 0) -> None:
+    def __init__(self, lock_step: bool, max_age: float, since: int = 0, wrench: bool = False) -> None:
         self._max_age = 0 if lock_step else round(max_age * 1e9)
         self._since = since
-        self._tracks = {topic: _Track() for topic in TOPICS}
-        self._wrench = _Track()
+        self._tracks = {topic: _Track() for topic in (*TOPICS, WRENCH)[: 4 if wrench else 3]}
         self._steps: dict[int, tuple[int, NDArray[np.float32] | None]] = {}
         self._next = 0
         self._last_stamp = -1
@@ -108,13 +122,25 @@ class Timeline:
         self.problems: list[str] = []
 
     def add(self, topic: str, stamp: int, value: Any) -> None:
-        """A sample of one of ``TOPICS``: tcp (7,), gripper width in metres, keypoints (K, 3); or of the wrench (6,)."""
-        if stamp <= self._since:
+        """A sample of one of ``TOPICS``: tcp (7,), gripper width in metres, keypoints (K, 3); or of the wrench (6,),
+        which is left out where no event needs it."""
+        if stamp <= self._since or topic not in self._tracks:
             return
-        if topic == "wrench":
-            self._wrench.add(stamp, value)
-        elif problem := self._tracks[topic].add(stamp, value):
+        if problem := self._tracks[topic].add(stamp, value):
             self._note(f"{topic}: {problem}")
+
+    def fill(self, topic: str, stamps: NDArray[np.int64], values: Any) -> None:
+        """Many samples at once; as ``add`` of each in turn."""
+        track = self._tracks.get(topic)
+        if track is None:
+            return
+        later = stamps > self._since
+        if not track.stamps and not track.taken and np.all(np.diff(stamps) > 0):
+            track.stamps = stamps[later].tolist()
+            track.values = list(np.asarray(values)[later])
+            return
+        for stamp, value in zip(stamps.tolist(), values, strict=True):
+            self.add(topic, stamp, value)
 
     def add_step(self, index: int, stamp: int, logprobs: NDArray[np.float32] | None) -> None:
         """A PolicyStep: its index, the stamp of the observation it answers, its log-probs (7,) where it has them."""
@@ -181,6 +207,7 @@ class Timeline:
     def _event(self, stamp: int, step: int | None, logprobs: NDArray[np.float32] | None, peek: bool = False) -> Event:
         where = "the last observation" if step is None else f"step {step}"
         found: dict[str, Any] = {"tcp": np.full(7, np.nan), "gripper": np.nan, "keypoints": np.zeros((0, 3))}
+        found[WRENCH] = np.full(6, np.nan) if WRENCH in self._tracks else None
         missing = []
         for topic, track in self._tracks.items():
             sample = track.latest(stamp, peek)
@@ -193,14 +220,13 @@ class Timeline:
                 missing.append(f"{topic}: the latest sample at {where} is {age / 1e9:.3f} s old")
             elif not track.reached(stamp):
                 missing.append(f"{topic}: ends before {where}")
-        wrench = self._wrench.latest(stamp, peek=True)
         return Event(
             stamp,
             np.asarray(found["tcp"], np.float64),
             float(found["gripper"]),
             np.asarray(found["keypoints"], np.float64).reshape(-1, 3),
             logprobs,
-            None if wrench is None else np.asarray(wrench[1], np.float64),
+            None if found[WRENCH] is None else np.asarray(found[WRENCH], np.float64),
             step=step,
             missing=tuple(missing),
         )
@@ -210,11 +236,11 @@ class Timeline:
             self.problems.append(problem)
 
 
-def timeline_of(lock_step: bool, control_period: float, since: int) -> Timeline:
+def timeline_of(lock_step: bool, control_period: float, since: int, wrench: bool = False) -> Timeline:
     """The timeline for an episode's identity: live node and reader must agree on its settings.
 
     Outside lock-step a sample may be one control period old, or a fifth of a second where none is stated."""
-    return Timeline(lock_step, control_period if control_period > 0 else 0.2, since)
+    return Timeline(lock_step, control_period if control_period > 0 else 0.2, since, wrench)
 
 
 def events_from_episode(episode: Episode) -> list[Event]:
@@ -223,14 +249,16 @@ def events_from_episode(episode: Episode) -> list[Event]:
     return read_timeline(episode)[0]
 
 
-def read_timeline(episode: Episode) -> tuple[list[Event], list[str]]:
-    """The events of a recorded episode and the timeline's problems."""
+def read_timeline(episode: Episode, confidence: float = 0.0, wrench: bool = False) -> tuple[list[Event], list[str]]:
+    """The events of a recorded episode and the timeline's problems. ``confidence``: below it a keypoint is lost;
+    ``wrench``: events need the wrench."""
     identity = episode.identity
-    timeline = timeline_of(identity.lock_step, identity.control_period, identity.stamp)
-    for topic in (*TOPICS, "wrench"):
-        series = getattr(episode, topic)
-        for stamp, value in zip(series.stamps, series.values, strict=True):
-            timeline.add(topic, int(stamp), float(value[0]) if topic == "gripper" else value)
+    timeline = timeline_of(identity.lock_step, identity.control_period, identity.stamp, wrench)
+    points = known_points(episode.keypoints.values, episode.confidence.values, confidence)
+    timeline.fill("tcp", episode.tcp.stamps, episode.tcp.values)
+    timeline.fill("gripper", episode.gripper.stamps, episode.gripper.values[:, 0])
+    timeline.fill("keypoints", episode.keypoints.stamps, points)
+    timeline.fill(WRENCH, episode.wrench.stamps, episode.wrench.values)
     for step in episode.steps:
         timeline.add_step(step.index, step.stamp, step.logprobs)
     if episode.outcome is not None:

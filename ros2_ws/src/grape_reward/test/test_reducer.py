@@ -14,6 +14,7 @@ from grape_episode.synthetic import make_episode
 from grape_reward.errors import TaskError
 from grape_reward.reducer import Reducer
 from grape_reward.score import score_episode
+from grape_reward.spec import REDUCTIONS
 from grape_reward.tasks import TASKS
 from grape_reward.timeline import events_from_episode
 
@@ -55,9 +56,11 @@ def plain_stage_costs(episode: Episode, objective: str) -> tuple[list[float], bo
     times = np.array([event.stamp for event in events]) / 1e9
     things = np.array([event.keypoints[0] for event in events])
     # success: two placed observations in a row with the object at rest between them
-    placed = np.array([task.success.holds(event, events[0]) for event in events])
+    wide = np.array([event.gripper_width for event in events]) >= task.success.gripper_open
+    placed = wide & np.array([task.success.when.holds(event, events[0]) for event in events])
     moved = np.linalg.norm(np.diff(things, axis=0), axis=1)
-    pairs = [n for n in range(1, len(events)) if placed[n] and placed[n - 1] and moved[n - 1] <= task.still]
+    still = task.success.still[0]
+    pairs = [n for n in range(1, len(events)) if placed[n] and placed[n - 1] and moved[n - 1] <= still]
     end = pairs[0] if pairs else len(events) - 1
     # stage limits: the first event at or after the last limit at which the boundary holds
     limits = [0]
@@ -125,6 +128,26 @@ def test_failing_early_never_pays(seed, objective, data):
     assert not part.incomplete
     assert part.log_r_ext <= whole.log_r_ext
     assert part.stages_reached <= whole.stages_reached
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 100_000), st.sampled_from(REDUCTIONS), st.floats(0.05, 3.0), st.data())
+def test_failing_early_never_pays_however_costs_are_reduced_over_time(seed, over_time, worst, data):
+    episode = wild_episode(seed)
+    task = TASKS[episode.identity.task]
+    numbers = {
+        name: dataclasses.replace(c, over_time=over_time, worst=worst, tau=0.01) for name, c in task.constraints.items()
+    }
+    task = dataclasses.replace(task, constraints=numbers)
+    part = truncated(episode, data.draw(st.integers(0, len(episode.steps) - 1)))
+
+    def log_r_ext(told: Episode) -> float:
+        reducer = Reducer(task, "", told.identity)
+        for event in events_from_episode(told):
+            reducer.push(event)
+        return reducer.finish(told.outcome).log_r_ext
+
+    assert log_r_ext(part) <= log_r_ext(episode)
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
@@ -232,8 +255,8 @@ def test_success_must_last_where_a_time_is_asked_for():
     assert patient.index(1) == [live.success for live in reduce(episode)[0]].index(1) + 1
 
 
-@pytest.mark.parametrize("what", ["tcp", "gripper_width", "keypoints"])
-def test_an_observation_that_cannot_be_judged_marks_the_score(what):
+@pytest.mark.parametrize("what", ["tcp", "gripper_width"])
+def test_an_observation_without_a_measurement_marks_the_score(what):
     episode = make_episode(2, steps=30)
 
     def spoil(events):
@@ -248,19 +271,33 @@ def test_an_observation_that_cannot_be_judged_marks_the_score(what):
     assert [line for line in score.problems if line.startswith("step 7: ")]
 
 
-def test_success_is_unknown_where_the_last_observation_is():
-    episode = make_episode(2, steps=30, success=False)
-    lost = np.full((2, 3), np.nan)
-    _, score = reduce(episode, lambda events: [*events[:-1], dataclasses.replace(events[-1], keypoints=lost)])
-    assert score.success == -1 and math.isnan(score.reward) and score.incomplete
-
-
 def test_a_keypoint_that_appears_on_the_way_is_a_fault():
     episode = make_episode(2, steps=30)
     lives, score = reduce(
         episode, lambda events: [*events[:5], dataclasses.replace(events[5], keypoints=np.zeros((3, 3))), *events[6:]]
     )
     assert lives[5].reason == "3 keypoints instead of 2" and score.incomplete
+
+
+@pytest.mark.parametrize(("obstacles", "count"), [(True, 1), (False, 1), (False, 3)])
+def test_too_few_keypoints_and_more_than_the_task_knows_of_are_faults(obstacles, count):
+    episode = make_episode(2, steps=5)
+    task = dataclasses.replace(TASKS["carrot_on_plate"], obstacles=obstacles)
+    reducer = Reducer(task, "", episode.identity)
+    event = dataclasses.replace(events_from_episode(episode)[0], keypoints=np.zeros((count, 3)))
+    assert reducer.push(event).reason == f"{count} keypoints instead of 2"
+
+
+def test_keypoints_of_other_names_are_a_problem_and_obstacles_may_be_called_anything():
+    episode = make_episode(2, steps=5)
+    for names, problem in (
+        (("carrot", "plate"), False), (("carrot", "plate", "post"), False), (("plate", "carrot"), True), ((), True)
+    ):  # fmt: skip
+        reducer = Reducer(TASKS["carrot_on_plate"], "", episode.identity)
+        reducer.name_keypoints(names)
+        for event in events_from_episode(episode):
+            reducer.push(event)
+        assert bool(reducer.finish(episode.outcome).problems) is problem
 
 
 def test_missing_steps_and_a_change_of_adapter_mark_the_score():
@@ -302,3 +339,19 @@ def test_an_unknown_objective_is_refused():
     episode = make_episode(2, steps=10)
     with pytest.raises(TaskError, match="speed"):
         Reducer(TASKS["carrot_on_plate"], "speed", episode.identity)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100_000), st.sampled_from(OBJECTIVES), st.booleans())
+def test_costs_worked_out_all_at_once_change_no_bit_of_a_score(seed, objective, lose):
+    episode = wild_episode(seed)
+    events = events_from_episode(episode)
+    if lose:
+        rng = np.random.default_rng(seed)
+        for n in np.flatnonzero(rng.random(len(events)) < 0.2):
+            events[n] = dataclasses.replace(events[n], keypoints=events[n].keypoints * np.nan)
+    one, all_at_once = (Reducer(TASKS[episode.identity.task], objective, episode.identity) for _ in range(2))
+    all_at_once.foresee(events)
+    lives = [(one.push(event), all_at_once.push(event)) for event in events]
+    assert [repr(live) for live, _ in lives] == [repr(live) for _, live in lives]
+    assert one.finish(episode.outcome).hash == all_at_once.finish(episode.outcome).hash

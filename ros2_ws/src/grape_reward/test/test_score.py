@@ -1,15 +1,18 @@
 import dataclasses
 import math
+import shutil
 
 import numpy as np
 import pytest
 
 from grape_episode.reader import read_episode
 from grape_episode.synthetic import make_episode, write_episode
+from grape_reward.approvals import NotApprovedError
 from grape_reward.errors import ScoreError, TaskError
 from grape_reward.gcpg import Lambdas
 from grape_reward.score import score_episode
-from grape_reward.tasks import TASKS
+from grape_reward.tasks import SHIPPED, TASKS, library
+from grape_reward.version import code_version
 
 
 def test_a_bag_gives_the_score_of_the_episode_it_was_made_of(tmp_path):
@@ -20,7 +23,9 @@ def test_a_bag_gives_the_score_of_the_episode_it_was_made_of(tmp_path):
     assert (score.episode_id, score.task, score.initial_state, score.objective) == (
         episode.identity.episode_id, "carrot_on_plate", 100_000, "safety",
     )  # fmt: skip
-    assert score.cost_program_hash == TASKS["carrot_on_plate"].program_hash
+    task = TASKS["carrot_on_plate"]
+    assert (score.cost_program_hash, score.task_hash, score.approved) == (task.program_hash, task.task_hash, True)
+    assert score.code_version == code_version() and score.outcome == "success" and score.review == ""
 
 
 def test_the_objective_asked_for_comes_before_the_episodes_own():
@@ -52,3 +57,25 @@ def test_episodes_that_cannot_be_scored_are_named():
         score_episode(episode)
     with pytest.raises(ScoreError, match="carrot_on_plate-100000-3: no outcome"):
         score_episode(dataclasses.replace(make_episode(3), outcome=None))
+
+
+def test_a_program_that_nobody_approved_scores_on_a_persons_word_only_and_the_score_says_so(tmp_path):
+    shutil.copytree(SHIPPED / "carrot_on_plate", tmp_path / "carrot_on_plate")
+    (tmp_path / "carrot_on_plate" / "approvals.yaml").unlink()
+    episode, tasks = make_episode(3, steps=20), library(tmp_path)
+    with pytest.raises(NotApprovedError, match="carrot_on_plate"):
+        score_episode(episode, tasks=tasks)
+    score = score_episode(episode, tasks=tasks, unapproved=True)
+    assert not score.approved and score == dataclasses.replace(score_episode(episode), approved=False)
+
+
+def test_a_confidence_below_the_tasks_is_a_lost_keypoint_from_a_bag_too(tmp_path):
+    episode = make_episode(3, steps=20, success=False)
+    sure = np.ones(episode.keypoints.values.shape[:2])
+    sure[-1, 0] = 0.49
+    doubtful = dataclasses.replace(episode, confidence=dataclasses.replace(episode.keypoints, values=sure))
+    score = score_episode(doubtful)
+    assert score.outcome == "review" and score.undecided == ("the last observation: lost keypoint carrot",)
+    assert score_episode(read_episode(write_episode(doubtful, tmp_path / "bag"))).hash == score.hash
+    sure[-1, 0] = 0.5
+    assert score_episode(doubtful).outcome == "failure"

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from grape_reward.errors import TaskError
+from grape_reward.predicates import Between, HorizontalDistance
 from grape_reward.spec import OBJECTIVES, Constraint, Objective
-from grape_reward.stages import Above
 from grape_reward.tasks import TASKS
 
 CARROT = TASKS["carrot_on_plate"]
@@ -53,25 +53,41 @@ def test_numbers_and_program_must_fit():
         dataclasses.replace(CARROT, objectives={"x": Objective(tau={"speed": 1.0})})
 
 
-def test_the_hash_covers_functions_and_every_number():
+def test_the_task_hash_covers_the_program_and_every_number():
     def nudged(constraint):
         return dataclasses.replace(constraint, worst=constraint.worst + 1e-12)
 
+    def success(**changes):
+        return dataclasses.replace(CARROT, success=dataclasses.replace(CARROT.success, **changes))
+
+    wider = Between(HorizontalDistance(0, 1, 2), at_most=0.0601)
+    path = CARROT.constraints["stage1_path_constraint1"]
     variants = [
         CARROT,
         dataclasses.replace(CARROT, program=dataclasses.replace(CARROT.program, canonical="other")),
-        dataclasses.replace(CARROT, boundaries=(CARROT.boundaries[0], Above(0.0601))),
-        dataclasses.replace(CARROT, success=dataclasses.replace(CARROT.success, radius=0.0801)),
-        dataclasses.replace(CARROT, hold=3),
-        dataclasses.replace(CARROT, still=0.006),
+        dataclasses.replace(CARROT, boundaries=(CARROT.boundaries[0], wider)),
+        success(when=wider),
+        success(hold=0.16),
+        success(gripper_open=0.059),
+        success(still={0: 0.006}),
+        dataclasses.replace(CARROT, confidence=0.6),
+        dataclasses.replace(CARROT, lost_at_most=0.6),
+        dataclasses.replace(CARROT, step_limit=61),
+        dataclasses.replace(CARROT, obstacles=False),
+        dataclasses.replace(CARROT, instructions=("put the carrot away",)),
         dataclasses.replace(CARROT, objectives={**OBJECTIVES, "gentle": Objective(beta={"grasp": 3.0})}),
+        dataclasses.replace(
+            CARROT,
+            constraints={**CARROT.constraints, "stage1_path_constraint1": dataclasses.replace(path, over_time="mean")},
+        ),
         *(
             dataclasses.replace(CARROT, constraints={**CARROT.constraints, name: nudged(c)})
             for name, c in CARROT.constraints.items()
         ),
         *(task for name, task in TASKS.items() if name != "carrot_on_plate"),
     ]
-    hashes = [task.program_hash for task in variants]
+    hashes = [task.task_hash for task in variants]
     assert len(set(hashes)) == len(hashes)
-    assert CARROT.program_hash == dataclasses.replace(CARROT).program_hash
+    assert CARROT.task_hash == dataclasses.replace(CARROT, folder=None).task_hash
     assert all(len(value) == 64 for value in hashes)
+    assert {task.program_hash for task in variants[2:8]} == {CARROT.program_hash}

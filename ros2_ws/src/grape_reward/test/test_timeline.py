@@ -1,10 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grape_episode.episode import Series
 from grape_episode.synthetic import make_episode
-from grape_reward.timeline import TOPICS, Timeline, events_from_episode, read_timeline, timeline_of
+from grape_reward.timeline import TOPICS, Timeline, events_from_episode, known_points, read_timeline, timeline_of
 
 MS = 1_000_000
 
@@ -69,7 +72,7 @@ def test_one_event_a_step_and_one_for_the_last_observation():
         assert np.array_equal(event.tcp, EPISODE.tcp.values[at])
         assert np.array_equal(event.keypoints, EPISODE.keypoints.values[at])
         assert event.gripper_width == EPISODE.gripper.values[at, 0]
-        assert np.array_equal(event.wrench, EPISODE.wrench.values[at])
+        assert event.wrench is None
         assert np.array_equal(event.logprobs, step.logprobs)
     assert events[-1].stamp == EPISODE.outcome.stamp and events[-1].logprobs is None
 
@@ -125,7 +128,7 @@ def test_outside_lock_step_a_stale_or_absent_sample_is_noted():
         "gripper: the latest sample at step 0 is 0.210 s old",
         "keypoints: no sample at or before step 0",
     )
-    assert event.fault == "0 keypoints: at least the object's and the target's are needed"
+    assert event.keypoints.shape == (0, 3) and not event.fault and event.lost == ()
 
 
 def test_a_sample_that_comes_too_late_is_a_problem_only_where_it_would_have_counted():
@@ -187,7 +190,9 @@ def test_an_event_with_a_number_missing_says_which(value):
     timeline.add("keypoints", MS, points)
     timeline.add_step(0, MS, None)
     faults = {"tcp": "the TCP pose is not known", "gripper": "the gripper's width is not known"}
-    assert timeline.pop()[0].fault == faults.get(value, "lost keypoint 2")
+    (event,) = timeline.pop()
+    assert event.fault == faults.get(value, "")
+    assert event.lost == ((2,) if value == "keypoint" else ())
 
 
 def test_an_episode_without_an_outcome_ends_with_its_last_step():
@@ -195,3 +200,46 @@ def test_an_episode_without_an_outcome_ends_with_its_last_step():
 
     events, problems = read_timeline(dataclasses.replace(EPISODE, outcome=None))
     assert [event.step for event in events] == [0, 1, 2, 3, 4] and problems == []
+
+
+def test_the_wrench_is_waited_for_where_the_task_reads_it():
+    timeline = Timeline(lock_step=True, max_age=0.2, wrench=True)
+    feed(timeline, MS)
+    timeline.add_step(0, MS, None)
+    assert timeline.pop() == [] and timeline.observation(MS) is None
+    timeline.add("wrench", MS, np.arange(6.0))
+    (event,) = timeline.pop()
+    assert np.array_equal(event.wrench, np.arange(6.0)) and event.fault == ""
+    events, problems = read_timeline(EPISODE, wrench=True)
+    at = [EPISODE.wrench.stamps.tolist().index(event.stamp) for event in events]
+    assert np.array_equal([event.wrench for event in events], EPISODE.wrench.values[at]) and problems == []
+    blind = dataclasses.replace(EPISODE, wrench=Series.empty(6))
+    event = read_timeline(blind, wrench=True)[0][0]
+    assert event.fault == "the wrench is not known" and event.missing == ("wrench: no sample at or before step 0",)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.0, 1.0))
+def test_below_the_confidence_asked_for_a_keypoint_is_lost_and_the_others_are_as_they_were(seed, least):
+    rng = np.random.default_rng(seed)
+    points, confidence = rng.normal(size=(5, 3, 3)), rng.random((5, 3))
+    known = known_points(points, confidence, least)
+    for n, k in np.ndindex(5, 3):
+        expected = points[n, k] if confidence[n, k] >= least else np.full(3, np.nan)
+        assert np.array_equal(known[n, k], expected, equal_nan=True)
+    assert known_points(points, np.zeros(0), least) is points
+
+
+def test_many_samples_at_once_are_the_same_as_one_after_the_other():
+    stamps = np.array([3, 1, 2, 2]) * MS
+    values = [np.full((2, 3), float(n)) for n in (3, 1, 2, 9)]
+    for order in ([1, 2], [1, 2, 0], [0, 1, 2], [1, 2, 3, 0]):
+        one, many = Timeline(True, 0.2, since=MS), Timeline(True, 0.2, since=MS)
+        for n in order:
+            one.add("keypoints", int(stamps[n]), values[n])
+        many.fill("keypoints", stamps[order], [values[n] for n in order])
+        for timeline in (one, many):
+            feed(timeline, 2 * MS, ("tcp", "gripper"))
+            feed(timeline, 3 * MS, ("tcp", "gripper"))
+            timeline.add_step(0, 2 * MS, None)
+        assert one.problems == many.problems
+        assert [e.keypoints.tolist() for e in one.flush()] == [e.keypoints.tolist() for e in many.flush()]
