@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,6 +121,8 @@ def serve_policy(
 
     Raises ServeModelError, BindError, and what :func:`prepare_engine` raises."""
     require_vla_eval()
+    if not 0.0 <= temperature < math.inf:
+        raise ServeModelError(f"--temperature {temperature}: expected a finite number from 0 up")
     import anyio
 
     from grape.model_server import GrapeModelServer
