@@ -62,7 +62,7 @@ def test_wrong_use_ends_in_one_line_that_names_it(refused: Refused, tmp_path: Pa
     assert "--device gpu" in refused("--device", "gpu")
     assert "--dtype float8" in refused("--dtype", "float8")
     assert "no such adapter folder" in refused("--adapter", str(tmp_path / "missing"))
-    assert "--temperature nan" in refused("--temperature", "nan")
+    assert "--temperature inf" in refused("--temperature", "inf")
     assert "gripper 'left'" in refused("--gripper", "left")
     assert "--host no.such.host.invalid" in refused("--host", "no.such.host.invalid")
     assert f"{tmp_path / 'config.json'}: no such file" in refused(model=tmp_path)
