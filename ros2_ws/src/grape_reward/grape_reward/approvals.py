@@ -1,7 +1,7 @@
 """Who has approved which cost program: an append-only file beside the task, and the decision it stands for.
 
 ``approvals.yaml`` is a list; the last entry of a program decides. The programs that ship with this package are
-approved by the file of the same name in their own folder; its entries say that they ship, not that somebody read."""
+approved by such a file in each task's folder; its entries say that they ship, not that somebody read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from grape_reward.files import write_whole
 from grape_reward.printable import one_line
 
 APPROVALS = "approvals.yaml"
-SHIPPED = Path(__file__).parent / "programs"
 _MAX_BYTES = 4 << 20
 _HEADER = "# Approvals of cost programs, oldest first. Append only: the last entry of a program decides.\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -88,7 +89,7 @@ class _Loading:
         path = self.file.parent / fields.program
         if not path.is_file():
             raise self._wrong("program", f"{path}: no such file")
-        program = load_program(path, count)
+        program = replace(load_program(path, count), name=fields.name)
         if len(program.stages) != len(fields.stages):
             raise self._wrong("stages", f"{len(fields.stages)}, but {path} has {len(program.stages)}")
         if fields.obstacles:

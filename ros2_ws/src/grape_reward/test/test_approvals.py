@@ -10,7 +10,6 @@ import yaml
 
 from grape_reward.approvals import (
     APPROVALS,
-    SHIPPED,
     Approval,
     ApprovalError,
     NotApprovedError,
@@ -20,7 +19,7 @@ from grape_reward.approvals import (
     read_approvals,
     revoke,
 )
-from grape_reward.program.shipped import shipped_names, shipped_program
+from grape_reward.program.shipped import shipped_names, shipped_path, shipped_program
 
 A, B, DIGITS = "a" * 64, "b" * 64, "1" * 64
 NOON = datetime(2026, 1, 31, 12, 0, 0, tzinfo=UTC)
@@ -171,5 +170,5 @@ def test_every_shipped_program_is_approved_as_it_is_now() -> None:
     """Who changes a shipped program approves it anew: `grape costs approve FILE --note ...`."""
     assert shipped_names()
     for name in shipped_names():
-        approval = approved(SHIPPED, shipped_program(name).hash)
+        approval = approved(shipped_path(name).parent, shipped_program(name).hash)
         assert approval is not None, name
