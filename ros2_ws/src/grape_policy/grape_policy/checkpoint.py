@@ -100,8 +100,8 @@ def load_checkpoint(
 ) -> Vla:
     """Load a checkpoint folder, or `org/name[@revision]` from the hub (see `hub.resolve_checkpoint`).
 
-    Files are read once, tensor by tensor, and hashed on the way: beside what goes to `device` the host holds one
-    tensor. progress: called with (tensors read, tensors in all), over all files.
+    Files are read once, tensor by tensor, and hashed on the way: beside what goes to `device` the host holds two
+    tensors. progress: called with (tensors read, tensors in all), over all files.
     Raises CheckpointError that names the file, or lists the missing, unexpected, misshapen and duplicate keys.
     """
     folder = resolve_checkpoint(folder)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import FileIO
 from math import prod
@@ -168,20 +169,29 @@ class TensorFile:
         return len(self._layout)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Name and tensor, one after the other. A tensor's memory is that of the next one: copy what is to stay.
+        """Name and tensor, one after the other. A tensor's memory is used again: copy what is to stay.
 
         Raises CheckpointError that names the file.
         """
-        digest, buffer = hashlib.sha256(), bytearray(max((stored.size for stored in self._layout), default=0))
+        digest = hashlib.sha256()
+        # Two in turn, so that one is read while the other is hashed, which takes the longest of all; together they are
+        # no larger than the file.
+        turns = (self._layout[::2], self._layout[1::2])
+        buffers = deque(bytearray(max((stored.size for stored in turn), default=0)) for turn in turns)
+        hashing: deque[Future[None]] = deque()
         try:
             with self.path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
                 digest.update(self._header(file))
                 for stored in self._layout:
-                    part = memoryview(buffer)[: stored.size]
+                    if len(hashing) == len(buffers):
+                        hashing.popleft().result()
+                    part = memoryview(buffers[0])[: stored.size]
+                    buffers.rotate()
                     self._fill(file, part)
-                    hashed = beside.submit(digest.update, part)
+                    hashing.append(beside.submit(digest.update, part))
                     yield stored.name, _view(part, stored)
-                    hashed.result()
+                for last in hashing:
+                    last.result()
                 if file.read(1):
                     raise CheckpointError(f"{self.path}: not readable as safetensors: it changed while it was read")
         except OSError as error:

@@ -2,6 +2,7 @@ import hashlib
 import shlex
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -150,9 +151,23 @@ def test_training_checkpoints_are_refused_with_the_way_to_export_them(tmp_path: 
         weight_files(tmp_path)
 
 
-def test_reading_takes_the_memory_of_one_tensor(tmp_path: Path) -> None:
-    """Tensors are views of one buffer: what was not copied holds the next tensor's numbers."""
+def test_reading_takes_the_memory_of_two_tensors(tmp_path: Path) -> None:
+    """Tensors are views of two buffers in turn: what was not copied holds later numbers."""
     path = tmp_path / "model.safetensors"
-    save_file({"a": torch.zeros(4), "b": torch.ones(4)}, path)
-    places = {tensor.data_ptr() for _, tensor in TensorFile(path).tensors()}
-    assert len(places) == 1
+    save_file({name: torch.full((4,), float(ord(name))) for name in "abcdef"}, path)
+    places = [tensor.data_ptr() for _, tensor in TensorFile(path).tensors()]
+    assert places == places[:2] * 3 and places[0] != places[1]
+
+
+@pytest.mark.parametrize("sizes", [[8], [8, 1], [4, 4], [1, 8, 1], [3, 3, 3]])
+def test_reading_takes_no_more_than_the_file(tmp_path: Path, sizes: list[int]) -> None:
+    """Even where one tensor is all of a shard. sizes: MiB."""
+    path = tmp_path / "model.safetensors"
+    save_file({f"t{number}": torch.ones(size << 18) for number, size in enumerate(sizes)}, path)
+    file = TensorFile(path)
+    tracemalloc.start()
+    try:
+        assert sum(float(tensor.sum()) for _, tensor in file.tensors()) == sum(sizes) << 18
+        assert tracemalloc.get_traced_memory()[1] <= 1.1 * path.stat().st_size
+    finally:
+        tracemalloc.stop()
