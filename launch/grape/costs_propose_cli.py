@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 def propose(
     image: Annotated[Path, typer.Option(help="PNG or JPEG of the scene; with --keypoints the numbered overlay.")],
     out: Annotated[Path, typer.Option(help="New folder for program, proposal and transcript.")],
-    task: Annotated[str, typer.Option(help="A known task: gives instruction, stages and keypoints.")] = "",
+    task: Annotated[str, typer.Option(help="A shipped task, or the folder of one: gives all but the image.")] = "",
     instruction: Annotated[str, typer.Option(help="What the robot should do, for a task that is not known.")] = "",
     objective: Annotated[str, typer.Option(help="Alignment objective, in a word.")] = "task_completion",
     keypoints: Annotated[
@@ -45,21 +45,24 @@ def propose(
     from grape_reward.cache import Cache
     from grape_reward.proposal_check import allowed_functions, compile_check
     from grape_reward.propose import PROGRAM, ProposalRequest, propose_into
+    from grape_reward.task_file import load_task
     from grape_reward.tasks import task_named
     from grape_reward.vlm import ChatClient
     from grape_reward.vlm_messages import Endpoint, read_image
 
     if not task and not instruction:
         raise CommandError("--task NAME or --instruction TEXT is needed")
-    known = None if instruction else task_named(task)
+    known = None if instruction else load_task(Path(task)) if Path(task).exists() else task_named(task)
     request = ProposalRequest(
-        task=task,
+        task=known.name if known else task,
         instruction=known.instruction if known else instruction,
         image=read_image(image),
         objective=objective,
         stages=known.stages if known else (),
         keypoints=known.keypoints if known else (),
         numbered=keypoints,
+        up=known.up if known else "z",
+        obstacles=known.obstacles if known else False,
     )
     chat = ChatClient(Endpoint.from_environment(), _say, Cache(cache), fresh)
     made = propose_into(out, request, chat, compile_check, allowed_functions(), rounds)

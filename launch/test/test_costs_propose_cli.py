@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from PIL import Image
 
 from grape_reward.approvals import APPROVALS, approved, read_approvals
 from grape_reward.proposal_check import read_program
+from grape_reward.tasks import SHIPPED
 from grape_reward.vlm_testing import KEY, ScriptedEndpoint, completion
 
 pytest.importorskip("openai", reason="the openai package is not installed")
@@ -83,6 +85,20 @@ def test_a_proposal_is_made_said_and_approved(tmp_path: Path, picture: Path) -> 
     done = grape("approve", str(out / "program.txt"), "--note", "read it", "--who", "ana", "--yes", cwd=tmp_path)
     assert done.returncode == 0 and "approved by ana" in done.stdout, done
     assert approved(out, program_hash) is not None
+
+
+def test_a_task_of_ones_own_is_named_by_its_folder(tmp_path: Path, picture: Path) -> None:
+    folder = tmp_path / "carrot_on_plate"
+    shutil.copytree(SHIPPED / "carrot_on_plate", folder)
+    file = folder / "task.yaml"
+    file.write_text(file.read_text().replace("put the carrot on the plate", "serve the carrot"))
+    asking = ("propose", "--task", str(folder), "--image", str(picture), "--cache", str(tmp_path / "cache"))
+    with ScriptedEndpoint([completion(PROGRAM)]) as server:
+        done = grape(*asking, "--out", str(tmp_path / "out"), cwd=tmp_path, **server.environment)
+        assert done.returncode == 0, done
+        (asked,) = server.asked
+    assert 'task: "serve the carrot"' in asked.text and "keypoints[2:]: obstacles" in asked.text
+    assert "keypoints[1]: plate" in asked.text and "  2. move the carrot to the plate" in asked.text
 
 
 def test_rounds_that_are_over_end_in_one_line(tmp_path: Path, picture: Path) -> None:
