@@ -125,8 +125,9 @@ GOOD = {"action": "approve", "program": A, "who": "ana", "when": "2026-01-31T12:
         (yaml.safe_dump([GOOD]) + "  action: revoke\n", "action is given twice"),
         ("- !!python/object/apply:os.system [ls]", "python/object"),
         ("- !!int abc", "abc"),
-        ("[" * 5000, "approvals.yaml"),
+        ("[" * 2000, "approvals.yaml"),
     ],
+    ids=["action", "hash", "when", "date", "extra", "who", "no list", "cut off", "twice", "object", "tag", "nested"],
 )
 def test_a_damaged_file_names_its_field_and_approves_nothing(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / APPROVALS).write_text(text)

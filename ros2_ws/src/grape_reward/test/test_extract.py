@@ -58,6 +58,7 @@ def test_a_program_in_pieces_is_put_together_in_its_order() -> None:
         (f"{fenced(PROGRAM)}or better\n{fenced(PROGRAM.replace('[0]', '[1]'))}", "2 programs"),
         (f"{fenced(PROGRAM)}and\n{fenced(BODY.replace('[0]', '[1]'))}", "stage1_target_constraint1 in more than one"),
     ],
+    ids=["refusal", "nothing", "other code", "two programs", "function twice"],
 )
 def test_none_or_several_are_not_guessed_at(answer: str, words: str) -> None:
     with pytest.raises(ExtractError, match=words):
@@ -72,7 +73,11 @@ def test_a_json_object_is_found_in_a_fence_and_in_prose() -> None:
     assert json_object(f"```json\n{text}\n```\n```json\n{text}\n```") == value
 
 
-@pytest.mark.parametrize("answer", ["", "none", "[1]", "{", "```json\n{'a': 1}\n```", "{" * 100_000])
+@pytest.mark.parametrize(
+    "answer",
+    ["", "none", "[1]", "{", "```json\n{'a': 1}\n```", "{" * 100_000],
+    ids=["nothing", "word", "list", "open", "Python", "nested"],
+)
 def test_what_holds_no_json_object_is_refused(answer: str) -> None:
     with pytest.raises(ExtractError, match="no JSON object"):
         json_object(answer)
