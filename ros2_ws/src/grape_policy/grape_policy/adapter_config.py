@@ -106,18 +106,18 @@ def expected_modules(
 
     `target_modules` is a list of names or of their endings, one regular expression, or `all-linear` (then all but
     `lm_head`); `exclude_modules` takes some of them back and `layers_to_transform` with `layers_pattern` leaves the
-    named layers. A configuration without targets names none. Raises AdapterError for a field of the wrong type.
+    named layers. A configuration without targets names none. Expressions are matched as they are: one that takes for
+    ever takes for ever. Raises AdapterError for a field of the wrong type and for what is no expression.
     """
     targets, exclude = _names(config, "target_modules", path), _names(config, "exclude_modules", path)
     indices, patterns = _layers(config, path), _names(config, "layers_pattern", path)
-    layer_patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    try:
-        chosen = {name for name in names if not _matches(exclude, name) and _targeted(targets, name)}
-        if indices and not isinstance(targets, str):
-            # a name given in full is taken whatever its layer
-            chosen = {name for name in chosen if name in targets or _layer_of(name, layer_patterns) in indices}
-    except re.error as error:
-        raise AdapterError(f"{path}: target_modules: no regular expression: {error}") from None
+    expressions = [_layer_expression(pattern) for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
+    for expression in expressions:
+        _check_expression(expression, f"{path}: layers_pattern: {expression!r}")
+    chosen = {name for name in names if not _matches(exclude, name) and _targeted(targets, name)}
+    if indices and not isinstance(targets, str):
+        # a name given in full is taken whatever its layer
+        chosen = {name for name in chosen if name in targets or _layer_of(name, expressions) in indices}
     return chosen
 
 
@@ -141,13 +141,16 @@ def _matches(targets: str | Collection[str], name: str) -> bool:
     return name in targets or any(name.endswith(f".{target}") for target in targets)
 
 
-def _layer_of(name: str, patterns: list[str]) -> int | None:
-    """The first number in a name, or the one behind one of `patterns`."""
-    expressions = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
-    for expression in expressions:
+def _layer_expression(pattern: str) -> str:
+    return rf"(?:^|.*?\.){pattern}\.(?P<idx>\d+)\."
+
+
+def _layer_of(name: str, expressions: list[str]) -> int | None:
+    """The number that one of `expressions` finds in a name, without them the first one."""
+    for expression in expressions or [r".*?\.[^.]*\.(?P<idx>\d+)\."]:
         match = re.match(expression, name)
         if match is not None:
-            return int(match[1])
+            return int(match["idx"])
     return None
 
 
@@ -165,16 +168,23 @@ def _patterns(config: dict[str, Any], name: str, path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AdapterError(f"{path}: {name} must be an object of patterns and values")
     for pattern in value:
-        try:
-            re.compile(_wrapped(pattern))
-        except re.error as error:
-            raise AdapterError(f"{path}: {name}: {pattern!r} is no regular expression: {error}") from None
+        _check_expression(_wrapped(pattern), f"{path}: {name}: {pattern!r}")
     return value
+
+
+def _check_expression(expression: str, where: str) -> None:
+    try:
+        re.compile(expression)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise AdapterError(f"{where} is no regular expression: {error}") from None
 
 
 def _names(config: dict[str, Any], name: str, path: Path) -> str | list[str]:
     value = config.get(name) or []
-    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+    if isinstance(value, str):
+        _check_expression(value, f"{path}: {name}: {value!r}")
+        return value
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return value
     raise AdapterError(f"{path}: {name} must be a list of names or an expression")
 

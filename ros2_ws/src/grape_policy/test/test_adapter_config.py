@@ -105,7 +105,9 @@ def test_a_configuration_that_is_not_served_is_refused_by_its_field(values: dict
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"target_modules": "("}, "target_modules: no regular expression"),
+        ({"target_modules": "("}, r"target_modules: '\(' is no regular expression"),
+        ({"target_modules": ["fc1"], "exclude_modules": "*"}, r"exclude_modules: '\*' is no regular expression"),
+        ({"target_modules": ["fc1"], "layers_pattern": ["("]}, "layers_pattern: .* is no regular expression"),
         ({"target_modules": {"q_proj": 1}}, "target_modules must be a list"),
         ({"target_modules": ["q_proj"], "exclude_modules": 3}, "exclude_modules must be a list"),
         ({"target_modules": ["q_proj"], "layers_to_transform": ["1"]}, "layers_to_transform .* are no layer numbers"),
