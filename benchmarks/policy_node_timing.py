@@ -148,7 +148,7 @@ while True:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        said, _ = self._process.communicate()
+        said = self._process.communicate()[0]
         self.beats = [int(line) for line in said.splitlines()[1:-1]]
 
 

@@ -47,7 +47,7 @@ class Channel:
                 self._socket.sendall(_LENGTH.pack(len(text)) + text)
                 for array in held:
                     if array.size:
-                        self._socket.sendall(memoryview(array).cast("B"))
+                        self._socket.sendall(array.data.cast("B"))
             except OSError as problem:
                 raise ChannelClosed(str(problem)) from None
 

@@ -28,12 +28,14 @@ from grape_interfaces.msg import (
 from grape_interfaces.srv import ListAdapters, LoadAdapter, PrepareRecording, ResetWorld, RollbackAdapter
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
 
@@ -108,6 +110,7 @@ class FakeWorld:
         self.load = node.create_client(LoadAdapter, topics.LOAD_ADAPTER, callback_group=group)
         self.rollback = node.create_client(RollbackAdapter, topics.ROLLBACK_ADAPTER, callback_group=group)
         self.list = node.create_client(ListAdapters, topics.LIST_ADAPTERS, callback_group=group)
+        self.set = node.create_client(SetParameters, "/grape_policy/set_parameters", callback_group=group)
         self.change = node.create_client(ChangeState, "/grape_policy/change_state", callback_group=group)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(0.1, self._say_gate, clock=steady)
@@ -206,6 +209,12 @@ class FakeWorld:
         return response
 
     # for the test's thread
+
+    def set_seconds(self, name: str, value: float) -> None:
+        """Set a parameter of the running node."""
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        (result,) = self.call(self.set, SetParameters.Request(parameters=[parameter])).results
+        assert result.successful, result.reason
 
     def transition(self, number: int) -> bool:
         return bool(self.call(self.change, ChangeState.Request(transition=Transition(id=number))).success)

@@ -55,6 +55,7 @@ class World:
     vetoed: frozenset[int] = frozenset()
     broken: str = ""
     cancel_at: int | None = None
+    fail_at: int | None = None
     swap_at: int | None = None
     time: int = FIRST
     steps: list[Step] = field(default_factory=list)
@@ -101,6 +102,8 @@ class World:
             raise MemoryError("no room")
         if index == self.cancel_at:
             self.inbox.stop("cancelled")
+        if index == self.fail_at:
+            self.inbox.stop("the model is gone", failed=True)
         seq = 1 if self.swap_at is not None and index >= self.swap_at else 0
         zeros = np.zeros(7)
         return Step(
@@ -160,6 +163,13 @@ def test_a_cancel_during_an_inference_sends_no_step() -> None:
     report = world.run()
     assert (report.reason, report.steps, len(world.steps)) == ("cancelled", 2, 2)
     assert world.outcome is not None and world.outcome.stamp == FIRST + 2 * PERIOD
+
+
+def test_a_failure_ends_the_episode_as_an_error_by_its_own_words() -> None:
+    world = World(fail_at=1)
+    report = world.run()
+    assert (report.reason, report.detail, report.steps) == ("error", "the model is gone", 1)
+    assert world.outcome is not None and world.outcome.end_reason == "error"
 
 
 def test_a_swap_within_the_episode_marks_it() -> None:

@@ -1,6 +1,7 @@
 import threading
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from grape_policy.goals import OneGoal
 from grape_policy.identity import episode_id, episode_identity
-from grape_policy.parameters import PARAMETERS, EpisodeSettings, task_instruction
+from grape_policy.parameters import PARAMETERS, EngineSettings, EpisodeSettings, task_instruction
 
 DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
 ADAPTER = SimpleNamespace(adapter_id="a" * 64, adapter_seq=3)
@@ -79,3 +80,17 @@ def test_parameters_are_described_bounded_and_read_by_name() -> None:
     assert EpisodeSettings.read(DEFAULTS.__getitem__).veto_limit == 3
     with pytest.raises(ValueError, match="parameter reset: 'maybe'"):
         EpisodeSettings.read({**DEFAULTS, "reset": "maybe"}.__getitem__)
+
+
+def test_what_the_inference_process_is_started_with_is_read_and_checked_by_name(tmp_path: Path) -> None:
+    values = {**DEFAULTS, "model": str(tmp_path), "registry": "~/adapters", "adapter_mode": "merged"}
+    settings = EngineSettings.read(values.__getitem__)
+    assert settings.model == str(tmp_path) and settings.registry == str(Path.home() / "adapters")
+    assert (settings.adapter_rank, settings.adapter_mode, settings.dtype) == (32, "merged", "float32")
+    for name in ("openvla/openvla-7b", "openvla/openvla-7b@refs/pr/3"):
+        assert EngineSettings.read({**values, "model": name}.__getitem__).model == name
+    wrong = {"model": ["", "/no/such", "no/such/folder"], "dtype": ["int8"], "adapter_mode": ["both"]}
+    for name, words in wrong.items():
+        for value in words:
+            with pytest.raises(ValueError, match=f"parameter {name}: .*{value}"):
+                EngineSettings.read({**values, name: value}.__getitem__)

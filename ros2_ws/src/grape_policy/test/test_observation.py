@@ -70,3 +70,21 @@ def test_wait_gives_up_at_its_deadline_and_lets_errors_through() -> None:
 
     with pytest.raises(KeyError, match="from the check"):
         inbox.wait(fail, 1.0)
+
+
+def test_a_failure_is_not_covered_by_what_comes_after_until_the_next_goal() -> None:
+    inbox = Inbox()
+    inbox.stop("cancelled by the client")
+    inbox.stop("the inference process is gone", failed=True)
+    inbox.stop("the node is deactivated", leaving=True)
+    assert (inbox.stop_reason, inbox.failed, inbox.leaving) == ("the inference process is gone", True, True)
+    inbox.clear_stop()
+    assert (inbox.stop_reason, inbox.failed, inbox.leaving) == (None, False, False)
+
+
+def test_waking_has_the_waiting_look_again() -> None:
+    inbox, done = Inbox(), threading.Event()
+    threading.Timer(0.05, lambda: (done.set(), inbox.wake())).start()
+    began = time.monotonic()
+    assert inbox.wait(lambda: done.is_set() or None, 10.0, poll=10.0)
+    assert time.monotonic() - began < 5.0

@@ -265,6 +265,19 @@ def test_after_a_slow_inference_the_newest_frame_is_answered(running: Any) -> No
     assert min(after) >= resumed - PERIOD / 2, "none of the frames that came meanwhile is answered but the newest"
 
 
+def test_an_inference_without_end_is_given_up(running: Any) -> None:
+    running.set_seconds("inference_deadline", 1.0)
+    try:
+        handle = running.start(step_limit=1000)
+        wait_for(lambda: running.seen.steps, "a step")
+        with endless_inference(running):
+            status, result = running.result(handle)
+    finally:
+        running.set_seconds("inference_deadline", 60.0)
+    assert (status, result.end_reason) == (GoalStatus.STATUS_ABORTED, "error")
+    assert result.detail == "no answer from the inference process after 1 s"
+
+
 def test_a_frame_that_is_too_old_is_not_acted_on(running: Any) -> None:
     status, result = running.run({"age": 400_000_000})
     assert (status, result.end_reason, result.steps) == (GoalStatus.STATUS_ABORTED, "stale_camera", 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from grape_policy.decision import AdapterInfo
-from grape_policy.errors import AdapterError
+from grape_policy.errors import AdapterError, ProcessEndedError
 from grape_policy.swap import AdapterSwitch
 
 
@@ -17,9 +17,12 @@ class Slots:
         self.staged: AdapterInfo | None = None
         self.gate = threading.Event()
         self.gate.set()
+        self.gone = False
 
     def load_adapter(self, folder: Path | None) -> AdapterInfo:
         assert self.gate.wait(10.0)
+        if self.gone:
+            raise ProcessEndedError("killed")
         if folder is not None and folder.name == "bad":
             raise AdapterError("bad: refused")
         self.staged = AdapterInfo(folder.name if folder else "", self.serving.adapter_seq, "base", str(folder), 2)
@@ -34,6 +37,8 @@ class Slots:
         return self._serve(self.previous)
 
     def _serve(self, to: AdapterInfo) -> AdapterInfo:
+        if self.gone:
+            raise ProcessEndedError("killed")
         self.previous, self.staged = self.serving, None
         self.serving = AdapterInfo(to.adapter_id, self.serving.adapter_seq + 1, "base", to.path, to.rank)
         return self.serving
@@ -108,3 +113,24 @@ def test_a_load_across_the_end_of_an_episode_serves_the_next(slots: Slots, switc
     loader.join(10.0)
     ended.join(10.0)
     assert switch.begin_episode().adapter_id == "a"
+
+
+def test_an_engine_that_is_gone_refuses_and_holds_nothing_pending(slots: Slots, switch: AdapterSwitch) -> None:
+    switch.load(Path("a"), force=False)
+    switch.begin_episode()
+    switch.load(Path("b"), force=False)
+    slots.gone = True
+    for reply in (switch.load(Path("c"), force=True), switch.rollback(force=True)):
+        assert not reply.accepted and reply.reason == "killed" and reply.adapter.adapter_id == "a"
+    switch.load(Path("b"), force=False)
+    switch.end_episode()
+    assert switch.serving.adapter_id == "a"
+
+
+def test_the_end_of_an_episode_says_that_the_engine_is_gone(slots: Slots, switch: AdapterSwitch) -> None:
+    switch.begin_episode()
+    switch.load(Path("a"), force=False)
+    slots.gone = True
+    with pytest.raises(ProcessEndedError, match="killed"):
+        switch.end_episode()
+    switch.end_episode()
