@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from grape_reward.errors import CostError
 from grape_reward.program.body import KINDS
-from grape_reward.program.plan import Builder, Plan
+from grape_reward.program.builder import Builder
+from grape_reward.program.plan import Plan
 from grape_reward.program.tree import Function, Refused
 from grape_reward.program.typed import typed
 

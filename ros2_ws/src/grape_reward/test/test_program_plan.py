@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from grape_reward.errors import CostError
 from grape_reward.program import plan as plans
+from grape_reward.program.builder import Builder
 from grape_reward.program.compiler import compile_program
-from grape_reward.program.plan import Builder
 from grape_reward.program.shipped import shipped_names, shipped_program
 from grape_reward.program.syntax import read
 from grape_reward.program.typed import typed
@@ -71,7 +71,7 @@ def test_chunks_and_memory_layout_do_not_change_a_bit(monkeypatch: pytest.Monkey
     end_effector, keypoints = trajectory(3, 200, 6)
     program = shipped_program("eggplant_in_basket")
     whole = program.evaluate_all(end_effector, keypoints)
-    monkeypatch.setattr(plans, "CHUNK_ELEMENTS", 3000)
+    monkeypatch.setattr(plans, "CHUNK_ELEMENTS", 200)
     for path, points in ((end_effector, keypoints), (np.asfortranarray(end_effector), np.asfortranarray(keypoints))):
         again = program.evaluate_all(path, points)
         assert all(bits(whole[name]) == bits(again[name]) for name in whole)

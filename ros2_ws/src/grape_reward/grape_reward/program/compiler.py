@@ -8,7 +8,8 @@ import numpy as np
 
 from grape_reward.costs import CostProgram, CostTerm
 from grape_reward.errors import CostError, Finding, ProgramError
-from grape_reward.program.plan import Builder, Plan
+from grape_reward.program.builder import Builder
+from grape_reward.program.plan import Plan
 from grape_reward.program.repair import repair
 from grape_reward.program.scan import decode
 from grape_reward.program.syntax import read

@@ -5,148 +5,20 @@ no program can make the evaluation recurse."""
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from grape_reward.program.kernels import KERNELS
-from grape_reward.program.tree import At, Refused
+from grape_reward.program.kernels import KERNELS, Kernel
+from grape_reward.program.steps import END_EFFECTOR, GATHER, KEYPOINTS, LANE, Step
 
-MAX_OPERATIONS = 20_000
-MAX_ELEMENTS = 1_024
-CHUNK_ELEMENTS = 2_000_000
+CHUNK_ELEMENTS = 8_192
+"""Numbers in the largest array of a chunk of instants: what stays in a core's cache, and in the allocator's hands."""
 
 WHOLE_NUMBER = frozenset({"truncate", "round"})
-END_EFFECTOR, KEYPOINTS, CONSTANT = "end_effector", "keypoints", "constant"
-
-
-class Kind(Enum):
-    BOOL = "bool"
-    INT = "int"
-    FLOAT = "float"
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation: ``inputs`` are the numbers of earlier steps. ``shape`` of one instant, () for a number."""
-
-    operation: str
-    inputs: tuple[int, ...]
-    params: tuple
-    shape: tuple[int, ...]
-    kind: Kind
-    value: NDArray | None = None
-
-
-@dataclass(frozen=True)
-class Value:
-    """What an expression is at compile time: the step that computes it, its shape and kind, and, where all of it is
-    known already, its ``constant`` (*shape, 1)."""
-
-    step: int
-    shape: tuple[int, ...]
-    kind: Kind
-    constant: NDArray | None = None
-
-    @property
-    def whole(self) -> int | None:
-        """The whole number that it is known to be, None otherwise."""
-        if self.constant is None or self.kind is not Kind.INT or self.shape:
-            return None
-        return int(self.constant[0])
-
-
-class Builder:
-    """Collects the steps of a program's constraints; equal operations on equal inputs become one step."""
-
-    def __init__(self, keypoints: int) -> None:
-        self.steps: list[Step] = []
-        self._known: dict[object, Value] = {}
-        self._left = MAX_OPERATIONS
-        self.end_effector = self._add(Step(END_EFFECTOR, (), (), (3,), Kind.FLOAT))
-        self.keypoints = self._add(Step(KEYPOINTS, (), (), (keypoints, 3), Kind.FLOAT))
-
-    def spend(self, at: At) -> None:
-        """Count one piece of work. Raises Refused where a program takes too much of it."""
-        self._left -= 1
-        if self._left < 0:
-            raise Refused(at, f"the comprehensions unroll to more than {MAX_OPERATIONS} operations")
-
-    def number(self, value: bool | int | float, at: At) -> Value:
-        self.spend(at)
-        kind = Kind.BOOL if isinstance(value, bool) else Kind.INT if isinstance(value, int) else Kind.FLOAT
-        return self._constant(np.array([value], bool if kind is Kind.BOOL else np.float64), kind)
-
-    def apply(
-        self, operation: str, inputs: tuple[Value, ...], shape: tuple[int, ...], kind: Kind, at: At, params: tuple = ()
-    ) -> Value:
-        """The value of an operation. What depends on no input is computed at once. Raises Refused."""
-        self.spend(at)
-        if math.prod(shape) > MAX_ELEMENTS:
-            raise Refused(at, f"an array of shape {shape} is too large: at most {MAX_ELEMENTS} numbers")
-        key = (operation, tuple(value.step for value in inputs), params)
-        if key in self._known:
-            return self._known[key]
-        constants = [value.constant for value in inputs if value.constant is not None]
-        if inputs and len(constants) == len(inputs):
-            with np.errstate(all="ignore"):
-                result = KERNELS[operation](*constants, *params)
-            if not np.all(np.isfinite(result)):
-                raise Refused(
-                    at, "this is never a finite real number: a division by zero, a root of a negative number?"
-                )
-            value = self._constant(result, kind)
-        else:
-            value = self._add(Step(operation, key[1], params, shape, kind))
-        self._known[key] = value
-        return value
-
-    def _constant(self, array: NDArray, kind: Kind) -> Value:
-        key = (CONSTANT, array.tobytes(), array.shape, kind)
-        if key not in self._known:
-            added = self._add(Step(CONSTANT, (), (), array.shape[:-1], kind, array))
-            self._known[key] = Value(added.step, added.shape, kind, array)
-        return self._known[key]
-
-    def _add(self, step: Step) -> Value:
-        self.steps.append(step)
-        return Value(len(self.steps) - 1, step.shape, step.kind)
-
-    def plan(self, results: Sequence[Value]) -> Plan:
-        """The steps that the results need, in order."""
-        needed = [self._needed(result.step) for result in results]
-        order = sorted(set().union(*needed))
-        place = {old: new for new, old in enumerate(order)}
-        steps = tuple(
-            Step(s.operation, tuple(place[i] for i in s.inputs), s.params, s.shape, s.kind, s.value)
-            for s in (self.steps[index] for index in order)
-        )
-        outputs = tuple(
-            Output(place[result.step], self.end_effector.step in own, self._keypoints_read(own, result))
-            for result, own in zip(results, needed, strict=True)
-        )
-        return Plan(steps, outputs)
-
-    def _needed(self, last: int) -> set[int]:
-        needed = {last}
-        for index in range(last, -1, -1):
-            if index in needed:
-                needed.update(self.steps[index].inputs)
-        return needed
-
-    def _keypoints_read(self, needed: set[int], result: Value) -> tuple[int, ...]:
-        source = self.keypoints.step
-        every = range(self.keypoints.shape[0])
-        read = set(every) if result.step == source else set()
-        for step in (self.steps[index] for index in needed):
-            if source in step.inputs:
-                first = step.params[0] if step.operation == "item" else (None, None, None)
-                read.update(every[slice(*first)] if isinstance(first, tuple) else (first,))
-        return tuple(sorted(read))
 
 
 @dataclass(frozen=True)
@@ -172,28 +44,41 @@ class Plan:
         instants = len(end_effector)
         path = np.ascontiguousarray(end_effector.T)
         points = np.ascontiguousarray(keypoints.transpose(1, 2, 0))
-        chunk = max(1, CHUNK_ELEMENTS // sum(math.prod(step.shape) or 1 for step in self.steps))
+        chunks = math.ceil(instants * self._widest / CHUNK_ELEMENTS)
+        chunk = math.ceil(instants / max(1, chunks))
         costs = np.empty((len(self.outputs), instants))
-        for start in range(0, instants, chunk):
+        for start in range(0, instants, max(1, chunk)):
             now = slice(start, start + chunk)
             self._chunk(path[:, now], points[:, :, now], costs[:, now])
         return costs
 
+    @functools.cached_property
+    def _widest(self) -> int:
+        return max(step.lanes * (math.prod(step.shape) or 1) for step in self.steps if step.operation != KEYPOINTS)
+
+    @functools.cached_property
+    def _kernels(self) -> list[tuple[Step, Kernel | None]]:
+        return [(step, KERNELS.get(step.operation)) for step in self.steps]
+
     def _chunk(self, path: NDArray[np.float64], points: NDArray[np.float64], costs: NDArray[np.float64]) -> None:
+        instants = path.shape[1]
         values: list[NDArray] = []
         faults: dict[int, NDArray] = {}
         with np.errstate(all="ignore"):
-            for index, step in enumerate(self.steps):
-                if step.operation == END_EFFECTOR:
-                    values.append(path)
-                elif step.operation == KEYPOINTS:
-                    values.append(points)
+            for index, (step, kernel) in enumerate(self._kernels):
+                if kernel is not None:
+                    values.append(kernel(*[values[i] for i in step.inputs], *step.params))
                 elif step.value is not None:
                     values.append(step.value)
+                elif step.operation == GATHER:
+                    values.append(np.concatenate([_full(values[i], instants) for i in step.inputs], axis=-1))
+                elif step.operation == LANE:
+                    (lane,) = step.params
+                    values.append(values[step.inputs[0]][..., lane * instants : (lane + 1) * instants])
                 else:
-                    values.append(KERNELS[step.operation](*[values[i] for i in step.inputs], *step.params))
+                    values.append(path if step.operation == END_EFFECTOR else points)
                 if faults or step.operation in WHOLE_NUMBER:
-                    fault = _fault(step, values, faults)
+                    fault = _fault(step, values, faults, instants)
                     if fault is not None:
                         faults[index] = fault
         for row, output in zip(costs, self.outputs, strict=True):
@@ -202,20 +87,30 @@ class Plan:
                 row[faults[output.step]] = np.nan
 
 
-def _fault(step: Step, values: list[NDArray], faults: dict[int, NDArray]) -> NDArray | None:
+def _full(array: NDArray, instants: int) -> NDArray:
+    """A constant at every instant; anything else as it is."""
+    return array if array.shape[-1] == instants else np.broadcast_to(array, (*array.shape[:-1], instants))
+
+
+def _fault(step: Step, values: list[NDArray], faults: dict[int, NDArray], instants: int) -> NDArray | None:
     """(T,) where Python would have raised, for a whole number of what is not finite; None: nowhere.
 
     It must be carried along: a comparison or a ``max`` would swallow a NaN."""
-    fault: NDArray | None = None
+    known = [faults.get(index) for index in step.inputs]
     if step.operation == "select":
-        test, then, other = step.inputs
-        fault = np.where(values[test], faults.get(then, False), faults.get(other, False))
-        return fault | faults[test] if test in faults else fault
-    for index in step.inputs:
-        if index in faults:
-            fault = faults[index] if fault is None else fault | faults[index]
-    if step.operation in WHOLE_NUMBER:
-        own = ~np.isfinite(values[step.inputs[0]])
-        if own.any():
-            fault = own if fault is None else fault | own
-    return fault
+        test, then, other = known
+        if then is not None or other is not None:
+            none = np.zeros(1, bool)
+            taken = np.where(values[step.inputs[0]], none if then is None else then, none if other is None else other)
+            return taken if test is None else taken | test
+    elif step.operation == GATHER:
+        if all(fault is None for fault in known):
+            return None
+        return np.concatenate([np.zeros(instants, bool) if fault is None else fault for fault in known])
+    elif step.operation == LANE and known[0] is not None:
+        (lane,) = step.params
+        return known[0][lane * instants : (lane + 1) * instants]
+    elif step.operation in WHOLE_NUMBER:
+        known.append(~np.isfinite(values[step.inputs[0]]))
+    found = [fault for fault in known if fault is not None and fault.any()]
+    return np.logical_or.reduce(found) if found else None

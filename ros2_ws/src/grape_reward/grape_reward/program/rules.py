@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import reduce
 
+from grape_reward.program.builder import Value
 from grape_reward.program.functions import Signature
-from grape_reward.program.plan import Kind, Value
+from grape_reward.program.steps import Kind
 from grape_reward.program.tree import At, Refused
 from grape_reward.program.values import Items, Shapes, Typed, listed, merged, told
 

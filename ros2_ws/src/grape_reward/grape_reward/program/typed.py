@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import reduce
 
 from grape_reward.program import tree
+from grape_reward.program.builder import Builder, Value
 from grape_reward.program.functions import CONSTANTS, FUNCTIONS
-from grape_reward.program.plan import Builder, Kind, Value
 from grape_reward.program.rules import WHOLE, Rules
+from grape_reward.program.steps import Kind
 from grape_reward.program.tree import At, Expression, Function, Refused
 from grape_reward.program.values import Items, Typed, listed, told
 

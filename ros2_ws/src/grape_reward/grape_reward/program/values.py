@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grape_reward.program.plan import Builder, Kind, Value
+from grape_reward.program.builder import Builder, Value
+from grape_reward.program.steps import Kind
 from grape_reward.program.tree import At, Refused
 
 
