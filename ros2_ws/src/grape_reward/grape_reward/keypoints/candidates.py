@@ -161,7 +161,7 @@ def merged(candidates: Sequence[Candidate], masks: Sequence[Mask], settings: Can
     return _without_twins(kept, masks, settings.same)
 
 
-def numbered(candidates: Sequence[Candidate], settings: CandidateSettings) -> list[Candidate]:
+def in_order(candidates: Sequence[Candidate], settings: CandidateSettings) -> list[Candidate]:
     """At most ``limit`` of them, centres before parts and large before small, in the order of their pixels: from top
     to bottom, then from left to right."""
     order = sorted(candidates, key=lambda one: (one.kind != "centre", -one.size, one.mask, one.pixel))

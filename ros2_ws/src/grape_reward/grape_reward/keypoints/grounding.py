@@ -19,8 +19,6 @@ from grape_reward.keypoints.nms import suppress
 from grape_reward.keypoints.pretrained import loaded, normalised
 from grape_reward.keypoints.sam_masks import Segmenter
 
-_SHORT, _LONG = 800, 1333
-
 
 @dataclass(frozen=True)
 class GroundingSettings:
@@ -29,8 +27,8 @@ class GroundingSettings:
 
     score: float = 0.3
     overlap: float = 0.5
-    short: int = _SHORT
-    long: int = _LONG
+    short: int = 800
+    long: int = 1333
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +90,10 @@ class Detector:
 
     def _pixels(self, color: Color) -> torch.Tensor:
         height, width = color.shape[:2]
-        scale = min(self.settings.short / min(height, width), self.settings.long / max(height, width))
-        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        # Rounded as in the model's own preparation, where a pixel more is another grid of patches.
+        short = min(float(self.settings.short), self.settings.long * min(height, width) / max(height, width))
+        longer = int(short * max(height, width) / min(height, width))
+        size = (longer, round(short)) if width >= height else (round(short), longer)
         small = Image.fromarray(color).resize(size, Image.Resampling.BILINEAR)
         return normalised(np.asarray(small)).to(self._model.device)
 
@@ -110,7 +110,7 @@ class GroundedMasks:
         found = self._detector(color, self._names)
         self._segmenter.look(color)
         logits, _ = self._segmenter.in_boxes(np.stack([one.box for one in found]))
-        regions = (logits[:, 0] > 0).cpu().numpy()
+        regions = (logits[:, 0] > self._segmenter.threshold).cpu().numpy()
         return [Mask(region, one.score, one.name) for region, one in zip(regions, found, strict=True)]
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from PIL import Image
 
 from grape_reward.camera import Calibration
-from grape_reward.keypoints.candidates import Candidate, CandidateSettings, merged, numbered, of_mask
+from grape_reward.keypoints.candidates import Candidate, CandidateSettings, in_order, merged, of_mask
 from grape_reward.keypoints.errors import KeypointsError
 from grape_reward.keypoints.features import Features
 from grape_reward.keypoints.frame import RgbdFrame, check_frame
-from grape_reward.keypoints.masks import Mask, MaskSource, label_image
+from grape_reward.keypoints.masks import Color, Mask, MaskSource, label_image
 from grape_reward.keypoints.result import KeypointProposal, keypoints_of
+from grape_reward.overlay import numbered
 
 PROPOSAL, OVERLAY, MASKS = "keypoints.json", "overlay.png", "masks.png"
 
@@ -25,6 +26,10 @@ class Proposed:
     proposal: KeypointProposal
     frame: RgbdFrame
     masks: tuple[Mask, ...]
+
+    def overlay(self) -> Color:
+        """The frame's image (H, W, 3) uint8 RGB with a numbered disc at every keypoint's pixel."""
+        return numbered(self.frame.color, self.proposal.pixels)
 
     def save(self, folder: Path) -> Path:
         """Write keypoints.json, the numbered overlay.png and masks.png (16 bits: 0 nothing, else 1 + the index of the
@@ -62,7 +67,7 @@ def propose_keypoints(
     candidates = [
         one for index, mask in enumerate(found) for one in of_mask(index, mask, cloud, grid, calibration, settings)
     ]
-    kept = numbered(merged(candidates, found, settings), settings)
+    kept = in_order(merged(candidates, found, settings), settings)
     if not kept:
         raise KeypointsError(f"{masks.described}: {len(found)} masks, none of a thing that has depth and is in reach")
     proposal = KeypointProposal(

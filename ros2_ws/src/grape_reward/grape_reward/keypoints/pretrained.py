@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from transformers.utils import logging
 
 from grape_reward.keypoints.errors import WeightsError
 from grape_reward.keypoints.masks import Color
@@ -26,10 +27,15 @@ def normalised(color: Color) -> torch.Tensor:
 
 def loaded(folder: Path, load: Callable[[], Any]) -> Any:
     """What ``load`` gives. Raises WeightsError naming the folder where its files are damaged or of another kind."""
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         return load()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
+    finally:
+        if bars:
+            logging.enable_progress_bar()
 
 
 def best_device(named: str = "auto") -> str:

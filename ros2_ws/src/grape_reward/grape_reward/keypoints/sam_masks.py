@@ -42,11 +42,13 @@ class SamSettings:
 
 
 class Segmenter:
-    """One image embedded, masks for prompts in it. ``model`` is segment-anything's ``Sam``."""
+    """One image embedded, masks for prompts in it. ``model`` is segment-anything's ``Sam``; logits above ``threshold``
+    are the mask."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._shape = (0, 0)
+        self.threshold = float(model.mask_threshold)
 
     @torch.inference_mode()
     def look(self, color: Color) -> None:
@@ -93,7 +95,6 @@ class SamMasks:
 
     def __init__(self, model: Any, settings: SamSettings | None = None) -> None:
         self._segmenter = Segmenter(model)
-        self._threshold = float(model.mask_threshold)
         self.settings = settings or SamSettings()
         self._overlap = self.settings.overlap
 
@@ -126,8 +127,8 @@ class SamMasks:
         logits, quality = logits.flatten(0, 1), quality.flatten()
         sure = quality > settings.predicted_iou
         logits, quality = logits[sure], quality[sure]
-        steady = stability(logits, self._threshold, settings.stability_offset) >= settings.stability
-        regions = (logits[steady] > self._threshold).cpu().numpy()
+        steady = stability(logits, self._segmenter.threshold, settings.stability_offset) >= settings.stability
+        regions = (logits[steady] > self._segmenter.threshold).cpu().numpy()
         return [Mask(region, score) for region, score in zip(regions, quality[steady].tolist(), strict=True)]
 
     def _tidied(self, masks: list[Mask]) -> list[Mask]:

@@ -65,6 +65,34 @@ def tiny_sam(folder: Path, seed: int = 0) -> Any:
     return _saved(SamModel(config), folder, torch.Generator().manual_seed(seed), 0.3)
 
 
+def with_blobs(model: Any) -> Any:
+    """A ``Sam`` whose prompts give masks of three sizes about each point, of various quality: a random decoder gives
+    every point the same mask, and nothing to choose between. Everything else of the model stays."""
+    import torch
+
+    class Prompts(torch.nn.Module):
+        def forward(self, points: Any, boxes: Any, masks: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            return points[0][:, 0].float(), torch.zeros(())
+
+        def get_dense_pe(self) -> torch.Tensor:
+            return torch.zeros(())
+
+    class Decoder(torch.nn.Module):
+        def forward(self, sparse_prompt_embeddings: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            size = model.image_encoder.img_size
+            ticks = (torch.arange(size // 4) + 0.5) * 4
+            v, u = torch.meshgrid(ticks, ticks, indexing="ij")
+            at = sparse_prompt_embeddings[:, :, None, None, None]
+            radius = size * torch.tensor([0.08, 0.16, 0.4])[:, None, None]
+            gap = torch.sqrt((u - at[:, 0]) ** 2 + (v - at[:, 1]) ** 2)
+            ripple = 3 * torch.sin(u * v / 40 + at[:, 0])
+            quality = 0.6 + 0.4 * torch.sin(sparse_prompt_embeddings @ torch.tensor([[0.3], [0.7]]) + torch.arange(3))
+            return radius - gap + ripple, quality
+
+    model.prompt_encoder, model.mask_decoder = Prompts(), Decoder()
+    return model
+
+
 def tiny_dinov2(folder: Path, registers: bool = False) -> Any:
     """transformers' DINOv2 with patches of 14 pixels, random; saved as published. Returns the model."""
     import torch
