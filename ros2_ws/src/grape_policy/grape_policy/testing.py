@@ -11,11 +11,11 @@ import torch
 from grape_policy.adapters import AdapterManifest, adapter_hash, lora_targets
 from grape_policy.bad_adapters import write_bad_adapters
 from grape_policy.checkpoint import Vla, save_checkpoint
-from grape_policy.config import parse_config
+from grape_policy.config import KNOWN_TOWERS, parse_config
 from grape_policy.mini import ACTION_BINS, MiniSize, initialise, mini_config, mini_preprocessor, mini_tokenizer
 from grape_policy.model import OpenVla
 
-__all__ = ("INSTRUCTIONS", "TINY", "write_bad_adapters", "write_random_adapter", "write_random_checkpoint")
+__all__ = ("INSTRUCTIONS", "PUBLISHED", "TINY", "write_bad_adapters", "write_random_adapter", "write_random_checkpoint")
 
 INSTRUCTIONS = (
     "put the carrot on the plate",
@@ -26,6 +26,30 @@ INSTRUCTIONS = (
 TINY = MiniSize(
     image_size=56, width=32, heads=2, depth=2, llama_width=32, llama_depth=2, llama_heads=2, llama_mlp=64, registers=2
 )
+
+# The fields of a published checkpoint; of the language model it names only what differs from transformers' defaults.
+PUBLISHED: dict[str, Any] = {
+    "architectures": ["OpenVLAForActionPrediction"],
+    "arch_specifier": "no-align+fused-gelu-mlp",
+    "auto_map": {"AutoConfig": "configuration_prismatic.OpenVLAConfig"},
+    "hf_llm_id": "meta-llama/Llama-2-7b-hf",
+    "image_resize_strategy": "resize-naive",
+    "image_sizes": [224, 224],
+    "llm_backbone_id": "llama2-7b-pure",
+    "llm_max_length": 2048,
+    "model_type": "openvla",
+    "n_action_bins": 256,
+    "norm_stats": {"bridge_orig": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}},
+    "output_projector_states": False,
+    "pad_to_multiple_of": 64,
+    "pad_token_id": 32000,
+    "text_config": {"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064},
+    "timm_model_ids": list(KNOWN_TOWERS),
+    "timm_override_act_layers": [None, None],
+    "torch_dtype": "bfloat16",
+    "use_fused_vision_backbone": True,
+    "vision_backbone_id": "dinosiglip-vit-so-224px",
+}
 
 
 def write_random_checkpoint(

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
 from grape_policy.checkpoint import CheckpointError, base_hash, load_checkpoint, save_checkpoint
-from grape_policy.config import parse_config
+from grape_policy.config import ConfigError, parse_config
 from grape_policy.keys import UNUSED_PREFIX
-from grape_policy.testing import write_random_checkpoint
+from grape_policy.testing import PUBLISHED, TINY, write_random_checkpoint
 
 GOLDEN = Path(__file__).parents[4] / "tests" / "data" / "openvla-tiny"
 
@@ -170,3 +171,39 @@ def test_a_folder_in_place_of_a_file_is_named(folder: Path) -> None:
     (folder / "config.json").mkdir()
     with pytest.raises(CheckpointError, match=r"config\.json: not readable as JSON: no regular file"):
         load_checkpoint(folder)
+
+
+def test_a_folder_as_published_loads_and_acts(tmp_path: Path) -> None:
+    """Every file and field of a published checkpoint at a small size; the dimensions that the towers' names would give
+    are the only extension. Llama 2's vocabulary: padding token 32000, 32064 logits."""
+    size = dataclasses.replace(TINY, vocab_size=32000)
+    folder = write_random_checkpoint(tmp_path, size=size)
+    small = json.loads((folder / "config.json").read_text())
+    config = {**PUBLISHED, "image_sizes": [56, 56], "vision_towers": small["vision_towers"]}
+    dimensions = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config["text_config"] = {**PUBLISHED["text_config"], **{name: small["text_config"][name] for name in dimensions}}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    shards = {name: f"model-0000{i % 3 + 1}-of-00003.safetensors" for i, name in enumerate(sorted(tensors))}
+    for shard in set(shards.values()):
+        save_file({name: tensors[name] for name, place in shards.items() if place == shard}, folder / shard)
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": shards}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "added_tokens.json").write_text(json.dumps({"<PAD>": 32000}))
+    (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": "<s>", "pad_token": "<PAD>"}))
+    (folder / "modeling_prismatic.py").write_text("raise SystemExit('remote code was run')")
+    vla = load_checkpoint(folder)
+    assert vla.processor.tokenizer is not None
+    assert vla.processor.tokenizer.token_to_id("<PAD>") == vla.spec.pad_token_id == 32000
+    prompt = vla.processor.prompt("Put the carrot on the plate")
+    assert int(prompt[-1]) == vla.processor.tokenizer.token_to_id("▁")
+    pixels = vla.processor.pixels(vla.processor.model_input(np.zeros((48, 64, 3), np.uint8))[None])
+    with torch.no_grad():
+        logits = vla.model(pixels, [prompt], torch.full((1, 7), 31900))
+    assert logits.shape == (1, 7, 32064)
+    tokens = logits[..., 31744:32000].argmax(-1).numpy() + 31744
+    actions = vla.actions(tokens, "random")
+    assert actions.shape == (1, 7) and np.all(np.isfinite(actions))
+    with pytest.raises(ConfigError, match=r"unnorm_key 'bridge_orig' is unknown; the checkpoint has \['random'\]"):
+        vla.actions(tokens, "bridge_orig")

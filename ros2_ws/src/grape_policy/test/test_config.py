@@ -3,35 +3,11 @@ from typing import Any
 import pytest
 import torch
 
-from grape_policy.config import KNOWN_TOWERS, ConfigError, VlaSpec, parse_config
+from grape_policy.config import ConfigError, VlaSpec, parse_config
 from grape_policy.keys import UNUSED_PREFIX, to_openvla
 from grape_policy.mini import mini_config
 from grape_policy.model import OpenVla
-from grape_policy.testing import TINY
-
-# The fields of a published checkpoint; of the language model it names only what differs from transformers' defaults.
-PUBLISHED: dict[str, Any] = {
-    "architectures": ["OpenVLAForActionPrediction"],
-    "arch_specifier": "no-align+fused-gelu-mlp",
-    "auto_map": {"AutoConfig": "configuration_prismatic.OpenVLAConfig"},
-    "hf_llm_id": "meta-llama/Llama-2-7b-hf",
-    "image_resize_strategy": "resize-naive",
-    "image_sizes": [224, 224],
-    "llm_backbone_id": "llama2-7b-pure",
-    "llm_max_length": 2048,
-    "model_type": "openvla",
-    "n_action_bins": 256,
-    "norm_stats": {"bridge_orig": {"action": {"q01": [-1.0] * 7, "q99": [1.0] * 7}}},
-    "output_projector_states": False,
-    "pad_to_multiple_of": 64,
-    "pad_token_id": 32000,
-    "text_config": {"model_type": "llama", "pad_token_id": 32000, "torch_dtype": "bfloat16", "vocab_size": 32064},
-    "timm_model_ids": list(KNOWN_TOWERS),
-    "timm_override_act_layers": [None, None],
-    "torch_dtype": "bfloat16",
-    "use_fused_vision_backbone": True,
-    "vision_backbone_id": "dinosiglip-vit-so-224px",
-}
+from grape_policy.testing import PUBLISHED, TINY
 
 
 def test_a_published_config_gets_its_dimensions_from_the_names_of_its_towers() -> None:
