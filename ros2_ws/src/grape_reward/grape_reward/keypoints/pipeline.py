@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from grape_reward.camera import Calibration
@@ -29,7 +30,7 @@ class Proposed:
 
     def overlay(self) -> Color:
         """The frame's image (H, W, 3) uint8 RGB with a numbered disc at every keypoint's pixel."""
-        return numbered(self.frame.color, self.proposal.pixels)
+        return numbered(self.frame.color, self.proposal.pixels.astype(np.float64))
 
     def save(self, folder: Path) -> Path:
         """Write keypoints.json, the numbered overlay.png and masks.png (16 bits: 0 nothing, else 1 + the index of the
