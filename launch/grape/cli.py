@@ -12,6 +12,7 @@ import typer
 from grape.console import CommandError, console, guarded, progress, table
 from grape.costs_cli import app as costs_app
 from grape.costs_propose_cli import register as register_proposals
+from grape.keypoints_cli import app as keypoints_app
 from grape.paths import default_model, root
 from grape.serve_cli import serve_command
 
@@ -28,6 +29,7 @@ app.add_typer(sim_app, name="sim")
 app.add_typer(adapters_app, name="adapters")
 register_proposals(costs_app)
 app.add_typer(costs_app, name="costs")
+app.add_typer(keypoints_app, name="keypoints")
 
 
 class Mode(StrEnum):
