@@ -9,11 +9,13 @@ from typing import Annotated
 
 import typer
 
-from grape.console import CommandError, console, guarded, progress, table
+from grape.console import CommandError, console, guarded, table
 from grape.costs_cli import app as costs_app
 from grape.costs_propose_cli import register as register_proposals
+from grape.episodes_cli import app as episodes_app
 from grape.keypoints_cli import app as keypoints_app
 from grape.paths import default_model, root
+from grape.score_cli import score
 from grape.serve_cli import serve_command
 
 app = typer.Typer(
@@ -30,6 +32,8 @@ app.add_typer(adapters_app, name="adapters")
 register_proposals(costs_app)
 app.add_typer(costs_app, name="costs")
 app.add_typer(keypoints_app, name="keypoints")
+app.add_typer(episodes_app, name="episodes")
+app.command()(score)
 
 
 class Mode(StrEnum):
@@ -102,37 +106,6 @@ def run(
     from grape.serve import run_once
 
     run_once(instruction, task, state, variant, seed, temperature, record, domain)
-
-
-@app.command()
-def score(
-    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags.")],
-    objective: Annotated[
-        str | None, typer.Option(help="Score towards this objective instead of each episode's own.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the scores there, one JSON a line.")] = None,
-) -> None:
-    """Score recorded episodes offline, exactly as the reward node does live. Exit 1 where a bag had to be skipped."""
-    from grape_reward.offline import score_bags
-
-    with progress("scoring") as report:
-        scored = score_bags(bags, objective, lambda done, total, bag: report(done, total, bag.name))
-    if out is not None:
-        out.write_text("".join(one.to_json() + "\n" for one in scored.scores), encoding="utf-8")
-    rows = [
-        [
-            one.episode_id,
-            {1: "yes", 0: "no"}.get(one.success, "unknown"),
-            *(f"{figure:.4f}" for figure in (one.log_r_ext, one.r_self_per_token, one.reward)),
-            " ".join(f"{cost:.3f}" for cost in one.stage_costs),
-        ]
-        for one in scored.scores
-    ]
-    table("scores", ["episode", "success", "log R_ext", "R_self a token", "R_GCPG", "stage costs"], rows)
-    for bag, reason in scored.skipped:
-        print(f"grape: skipped {reason if str(bag) in reason else f'{bag}: {reason}'}", file=sys.stderr)
-    if scored.skipped:
-        raise CommandError(f"{len(scored.skipped)} of {len(scored.skipped) + len(scored.scores)} bags were skipped")
 
 
 @app.command()

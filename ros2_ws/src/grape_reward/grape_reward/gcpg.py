@@ -36,6 +36,17 @@ PRESETS = {"paper": Lambdas(0.01, 0.01, 2.0)}
 """Named lambdas. ``paper``: Appendix A of 002."""
 
 
+def lambdas_named(text: str) -> Lambdas:
+    """A preset by its name, or three numbers: ``a,b,c``. Raises RewardError quoting what is neither."""
+    if text in PRESETS:
+        return PRESETS[text]
+    try:
+        a, b, c = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RewardError(f"lambdas: {text!r} is none of {', '.join(PRESETS)} and not 'a,b,c'") from None
+    return Lambdas(a, b, c)
+
+
 def stage_cost(costs: Sequence[float], taus: Sequence[float], betas: Sequence[float]) -> float:
     """Eq. 8: C_S = sum_j beta_j max(0, C_j - tau_j), over a stage's costs already reduced over time.
 

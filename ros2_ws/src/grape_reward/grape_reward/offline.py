@@ -5,51 +5,78 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from grape_episode.episode import EpisodeError
+from grape_episode.episode import Episode, EpisodeError
 from grape_episode.reader import find_bags, read_episode
 from grape_reward.errors import RewardError, ScoreError
 from grape_reward.gcpg import PRESETS, Lambdas
 from grape_reward.score import Score, score_episode
+from grape_reward.stages import StagePoints
+from grape_reward.tasks import TASKS, TaskLibrary
 
 Progress = Callable[[int, int, Path], None]
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """How to score. ``objective``: None for each episode's own; ``tasks``: where the tasks are looked for;
+    ``unapproved``: also by cost programs that nobody approved; ``stage_points``: by episode id, ``*`` for all others,
+    where stages end."""
+
+    objective: str | None = None
+    lambdas: Lambdas = PRESETS["paper"]
+    tasks: TaskLibrary = field(default_factory=lambda: TASKS)
+    unapproved: bool = False
+    stage_points: Mapping[str, StagePoints] = field(default_factory=dict)
+
+    def score(self, episode: Episode) -> Score:
+        """The score of one episode. Raises RewardError."""
+        points = self.stage_points.get(episode.identity.episode_id, self.stage_points.get("*"))
+        return score_episode(episode, self.objective, self.lambdas, self.tasks, self.unapproved, points)
+
+
+@dataclass(frozen=True)
 class ScoreTable:
-    """``scores`` in the order of the bags, ``skipped``: the bags that have none, and why."""
+    """``scores`` of ``bags``, in their order; ``skipped``: the bags that have none, and why."""
 
     scores: tuple[Score, ...]
     skipped: tuple[tuple[Path, str], ...]
+    bags: tuple[Path, ...]
 
 
 def score_bags(
     paths: Iterable[Path | str],
     objective: str | None = None,
     progress: Progress | None = None,
-    lambdas: Lambdas = PRESETS["paper"],
+    scoring: Scoring | None = None,
 ) -> ScoreTable:
     """Score every bag of ``paths``; a folder that holds bags stands for all of them.
 
-    ``progress`` is called with (bags done, bags, the bag at hand) before each. Bags that are damaged, incomplete or of
-    an unknown task are skipped with their reason. Raises ScoreError for a path that holds no bag at all."""
-    bags = [bag for path in paths for bag in _bags(Path(path))]
+    ``progress`` is called with (bags done, bags, the bag at hand) before each. Bags that are damaged, incomplete, of
+    an unknown task or of one whose cost program is not approved are skipped with their reason. Raises ScoreError for a
+    path that holds no bag at all."""
+    how = scoring or Scoring()
+    how = replace(how, objective=objective) if objective is not None else how
+    bags = [bag for path in paths for bag in bags_at(Path(path))]
     scores: list[Score] = []
+    scored: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     for done, bag in enumerate(bags):
         if progress is not None:
             progress(done, len(bags), bag)
         try:
-            scores.append(_score_bag(bag, objective, lambdas))
+            scores.append(_score_bag(bag, how))
+            scored.append(bag)
         except (RewardError, EpisodeError, OSError) as error:
             skipped.append((bag, str(error)))
-    return ScoreTable(tuple(scores), tuple(skipped))
+    return ScoreTable(tuple(scores), tuple(skipped), tuple(scored))
 
 
-def _bags(path: Path) -> list[Path]:
+def bags_at(path: Path) -> list[Path]:
+    """The bag at this path, or all bags in this folder. Raises ScoreError where there is none."""
     if not path.exists():
         raise ScoreError(f"{path}: no such bag or folder")
     bags = [path] if path.is_file() else find_bags(path)
@@ -58,12 +85,12 @@ def _bags(path: Path) -> list[Path]:
     return list(bags)
 
 
-def _score_bag(bag: Path, objective: str | None, lambdas: Lambdas) -> Score:
+def _score_bag(bag: Path, scoring: Scoring) -> Score:
     # The images themselves do not enter; that one is missing is among the episode's problems all the same.
     episode = read_episode(bag, images=False)
     if episode.outcome is None:
         raise ScoreError(f"{bag}: no outcome, the recording broke off")
-    score = score_episode(episode, objective, lambdas)
+    score = scoring.score(episode)
     problems = [*episode.problems, *score.problems]
     if problems:
         raise ScoreError(f"{bag}: incomplete: {'; '.join(problems[:3])}")

@@ -120,6 +120,7 @@ def candidate(episode: Any, score: Any) -> Candidate | Excluded:
         log_r_ext=float(score.log_r_ext),
         r_self=float(score.r_self),
         r_self_per_token=float(score.r_self_per_token),
+        task_hash=score.task_hash,
     )
 
 
@@ -140,6 +141,9 @@ def _unfit(episode: Any, score: Any) -> str:
         return "its steps name more than one adapter"
     if score.incomplete:
         return "its score is incomplete"
+    if score.outcome == "review":
+        why = f" ({score.undecided[0]})" if score.undecided else ""
+        return f"a person must decide on it{why}: `grape episodes review`"
     if score.success not in (0, 1):
         return "success unknown"
     for name in ("log_r_ext", "r_self", "r_self_per_token"):
@@ -159,7 +163,7 @@ def build(
     strictly better over worse only.
 
     Raises PairsError when the episodes come from several base models, objectives or, within a task,
-    cost programs: their scores cannot be compared."""
+    cost programs or task files: their scores cannot be compared."""
     candidates: list[Candidate] = []
     excluded: list[Excluded] = []
     seen: set[str] = set()
@@ -214,7 +218,8 @@ def _comparable(candidates: Sequence[Candidate]) -> None:
     one("base_hash", candidates)
     one("objective", candidates)
     for task in {c.task for c in candidates}:
-        one("cost_program_hash", [c for c in candidates if c.task == task], f" within task {task}")
+        for name in ("cost_program_hash", "task_hash"):
+            one(name, [c for c in candidates if c.task == task], f" within task {task}")
 
 
 def write_pairs(path: Path, pairs: PairSet) -> None:

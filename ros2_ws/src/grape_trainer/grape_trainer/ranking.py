@@ -34,6 +34,7 @@ class Candidate:
     log_r_ext: float
     r_self: float
     r_self_per_token: float
+    task_hash: str = ""
 
     @property
     def group(self) -> Group:

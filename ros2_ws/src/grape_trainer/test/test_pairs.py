@@ -147,7 +147,7 @@ def test_a_term_that_hardly_matters_is_reported() -> None:
     assert any("carrot_on_plate" in w and "log_r_ext" in w for w in flat.warnings)
 
 
-@pytest.mark.parametrize("field", ["base_hash", "objective", "cost_program_hash"])
+@pytest.mark.parametrize("field", ["base_hash", "objective", "cost_program_hash", "task_hash"])
 def test_scores_that_cannot_be_compared_are_refused_by_name(field: str) -> None:
     with pytest.raises(PairsError, match=field):
         build([rollout("a"), dataclasses.replace(rollout("b"), **{field: "other"})])
@@ -179,6 +179,9 @@ def score(**changes: Any) -> SimpleNamespace:
         "success": 1,
         "incomplete": False,
         "cost_program_hash": "h",
+        "task_hash": "t",
+        "outcome": "success",
+        "undecided": (),
     }
     return SimpleNamespace(**{**made, **changes})
 
@@ -204,6 +207,8 @@ def test_a_whole_episode_becomes_a_candidate() -> None:
         ),
         ({}, {"incomplete": True}, "score is incomplete"),
         ({}, {"success": -1}, "success unknown"),
+        ({}, {"outcome": "review", "log_r_ext": math.nan}, "a person must decide on it: `grape episodes review`"),
+        ({}, {"outcome": "review", "undecided": ("lost the cup",)}, "decide on it (lost the cup): "),
         ({}, {"r_self": math.nan}, "r_self is not finite"),
     ],
 )
