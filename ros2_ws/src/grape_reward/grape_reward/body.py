@@ -122,10 +122,9 @@ class Body:
     def guess(self, frame: Frame, predicted: Rigid) -> Array:
         """Pixels (M, 2) at which to look for the features if ``predicted`` is right. Where they lie off the pose they
         were followed under stays as it is: the offset is what was measured."""
-        project = frame.calibration.project
-        return np.asarray(
-            project(predicted.apply(self.points))[0] + self.pixels - project(self.pose.apply(self.points))[0]
-        )
+        now, _ = frame.calibration.project(self.pose.apply(self.points))
+        then, _ = frame.calibration.project(predicted.apply(self.points))
+        return np.asarray(then + self.pixels - now)
 
     # --- after flow ---
 
@@ -177,7 +176,7 @@ class Body:
         return moved if moved.score >= plain.score - _CHANGE else plain
 
     def _laid_anew(self, frame: Frame, fit: _Fit) -> _Fit:
-        """Flow drifts, the model does not: where it agrees less than before, the pose around at which it agrees most."""
+        """Flow drifts, the model does not: where it agrees less than before, the pose nearby at which it does most."""
         if fit.score >= self._score - 0.02:
             return fit
         reach = (0.003, 3) if fit.score > 0.3 else (0.012, 7)

@@ -131,9 +131,8 @@ def load_calibration(path: Path) -> Calibration:
     place = _numbers(path, data, "pose_in_base", "position", count=3)
     turn = _numbers(path, data, "pose_in_base", "quaternion_xyzw", count=4)
     try:
-        return Calibration(
-            width, height, **lens, pose=Pose(np.array(place), np.array(turn)), camera=str(data.get("camera"))
-        )
+        pose = Pose(np.array(place), np.array(turn))
+        return Calibration(width, height, **lens, pose=pose, camera=str(data.get("camera", "camera")))
     except CalibrationError as error:
         raise CalibrationError(f"{path}: {error}") from None
 

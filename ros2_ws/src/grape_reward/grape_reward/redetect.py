@@ -56,8 +56,8 @@ def search(
     model: ObjectModel, palette: Palette, frame: Frame, last: Rigid, reach: float, enough: float
 ) -> Rigid | None:
     """The pose at which the object is found within ``reach`` metres of where it was last; None where no pose scores
-    ``enough``, and more if farther off. All headings are tried of the object as it was last, as it was at the start, and
-    overturned from there to a side."""
+    ``enough``, and more if farther off. All headings are tried of the object as it was last, as it was at the start
+    and overturned from there to a side."""
     sketch = model.thinned(_SKETCH)
     center = last.apply(model.center)
     likely, points = _likely(model, palette, frame, center, reach)
@@ -96,11 +96,12 @@ def _clusters(model: ObjectModel, frame: Frame, likely: NDArray[np.bool_], point
     order = np.argsort(-stats[1:, cv2.CC_STAT_AREA], kind="stable")[:_CLUSTERS] + 1
     clusters = [points[labels == label] for label in order]
     focal = frame.calibration.fx * frame.calibration.fy
-    eye = frame.calibration.eye
-    share = [
-        len(c) * (_STRIDE * np.linalg.norm(np.median(c, axis=0) - eye)) ** 2 / focal / model.area for c in clusters
-    ]
-    return [cluster for cluster, part in zip(clusters, share, strict=True) if _AREA[0] < part < _AREA[1]]
+    kept = []
+    for cluster in clusters:
+        away = np.linalg.norm(np.median(cluster, axis=0) - frame.calibration.eye)
+        if _AREA[0] < len(cluster) * (_STRIDE * away) ** 2 / focal / model.area < _AREA[1]:
+            kept.append(cluster)
+    return kept
 
 
 def _attitudes(last: Rigid) -> list[Array]:
