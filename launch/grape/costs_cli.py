@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from grape.console import CommandError, console, table
+from grape.console import CommandError, console
 
 if TYPE_CHECKING:
     from grape_reward.costs import CostProgram
@@ -21,7 +21,10 @@ app = typer.Typer(help="Cost programs: what a task's rollouts are scored by.", n
 
 File = Annotated[Path, typer.Argument(help="File of a cost program, or the name of a shipped one.")]
 Keypoints = Annotated[
-    int | None, typer.Option("--keypoints", min=1, max=64, help="K: how many keypoints the task has. Default: any.")
+    int | None,
+    typer.Option(
+        "--keypoints", min=1, max=64, help="K: how many keypoints there are. Default: the task file's; else any."
+    ),
 ]
 
 
@@ -36,11 +39,14 @@ def check(
 ) -> None:
     """Say whether a cost program can be used, and if not, where and why.
 
+    Where a task.yaml beside it names it as its program, the task's keypoints are held against it.
+
     For a text that lost its indentation, print it repaired: grape costs check FILE > REPAIRED"""
     from grape_reward.errors import ProgramError
     from grape_reward.program.compiler import compile_program, read_text, repaired
 
     path = known(file)
+    keypoints = keypoints or task_keypoints(path)
     text = read_text(path)
     try:
         program = compile_program(text, str(path), keypoints)
@@ -87,7 +93,8 @@ def evaluate(
 @app.command()
 def show(file: File, keypoints: Keypoints = None) -> None:
     """Show a cost program's stages and constraints, its hash, and the canonical text that the hash is taken of."""
-    program = compiled(known(file), keypoints)
+    path = known(file)
+    program = compiled(path, keypoints or task_keypoints(path))
     grid = Table(title=f"{program.name}: {len(program.stages)} stages", title_justify="left")
     grid.add_column("constraint", no_wrap=True)
     grid.add_column("in its author's words")
@@ -103,14 +110,20 @@ def show(file: File, keypoints: Keypoints = None) -> None:
 
 @app.command("list")
 def programs() -> None:
-    """List the shipped cost programs."""
+    """List the shipped cost programs, and who approved them."""
+    from grape_reward.approvals import approved
     from grape_reward.program.shipped import shipped_names, shipped_path
 
-    rows = []
+    grid = Table(title="shipped cost programs", title_justify="left")
+    for column in ("program", "constraints", "hash", "approved by"):
+        grid.add_column(column, justify="right" if column == "constraints" else "left", no_wrap=column == "program")
     for name in shipped_names():
-        program = compiled(shipped_path(name), None)
-        rows.append([name, str(len(program.stages)), str(len(program.terms)), program.hash[:12]])
-    table("shipped cost programs", ["program", "stages", "constraints", "hash"], rows)
+        path = shipped_path(name)
+        program = compiled(path, None)
+        approval = approved(path.parent, program.hash)
+        who = approval.who if approval else "not approved"
+        grid.add_row(name, str(len(program.terms)), program.hash[:12], Text(who))
+    console.print(grid)
 
 
 def known(file: Path) -> Path:
@@ -122,6 +135,20 @@ def known(file: Path) -> Path:
     if str(file) in shipped_names():
         return shipped_path(str(file))
     raise CommandError(f"{file}: no such file, and no shipped program ({', '.join(shipped_names())})")
+
+
+def task_keypoints(program: Path) -> int | None:
+    """How many keypoints the task has whose file lies beside its program; None where there is none."""
+    file = program.parent / "task.yaml"
+    if not file.is_file():
+        return None
+    from grape_reward.errors import TaskError
+    from grape_reward.yaml_file import read_yaml
+
+    told = read_yaml(file, TaskError)
+    if not isinstance(told, dict) or told.get("program") != program.name:
+        return None
+    return len(told["keypoints"]) if isinstance(told.get("keypoints"), list) else None
 
 
 def compiled(path: Path, keypoints: int | None) -> CostProgram:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from grape_reward.costs import CostProgram
@@ -27,4 +26,4 @@ def shipped_path(name: str) -> Path:
 
 def shipped_program(name: str) -> CostProgram:
     """The shipped program of that name. Raises CostError listing those there are."""
-    return replace(load_program(shipped_path(name)), name=name)
+    return load_program(shipped_path(name))
