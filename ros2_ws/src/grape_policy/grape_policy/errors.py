@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-
-class AdapterError(Exception):
-    """An adapter that is refused; the text names the file or field and the reason."""
+from grape_policy.adapter_config import AdapterError
 
 
 class ProcessingError(Exception):
