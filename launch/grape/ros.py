@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from grape_interfaces.action import RunEpisode
-from grape_interfaces.msg import PolicyStep
+from grape_interfaces.msg import EpisodeScore, PolicyStep
 from grape_interfaces.srv import LoadAdapter
 from rclpy.action import ActionClient
 from rclpy.context import Context
@@ -75,6 +75,39 @@ class Client:
                 return answered.pop().result()
             patience *= 2
         raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s")
+
+
+class ScoreListener:
+    """Hears the scores that a reward node publishes in a domain: ``scores``, JSON by episode id. A context manager."""
+
+    def __init__(self, domain: int) -> None:
+        self.scores: dict[str, str] = {}
+        self._client = Client(domain, "grape_score_listener")
+        self._client.node.create_subscription(EpisodeScore, topics.SCORE, self._heard, EVENT)
+
+    def _heard(self, message: EpisodeScore) -> None:
+        self.scores[message.episode_id] = message.json
+
+    def connected(self) -> bool:
+        """Somebody publishes scores."""
+        return self._client.node.count_publishers(topics.SCORE) > 0
+
+    def score(self, episode_id: str, seconds: float) -> str:
+        """The score of an episode. Raises NoAnswerError after ``seconds``."""
+        end = time.monotonic() + seconds
+        while episode_id not in self.scores:
+            if time.monotonic() > end:
+                raise NoAnswerError(f"{topics.SCORE}: no score of {episode_id} within {seconds:g} s")
+            time.sleep(0.01)
+        return self.scores[episode_id]
+
+    def __enter__(self) -> ScoreListener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.__exit__(kind, value, trace)
 
 
 def run_episode(

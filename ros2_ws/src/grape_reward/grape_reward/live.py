@@ -97,9 +97,8 @@ class LiveEpisode:
         self._outcome = outcome
         self._timeline.close(outcome.stamp, outcome.steps)
 
-    def lost(self, topic: str) -> None:
-        """The middleware dropped messages of a topic: the score may differ from the bag's, so it is not to be used."""
-        problem = f"{topic}: messages were lost on the way"
+    def trouble(self, problem: str) -> None:
+        """Something went wrong that the bag may not show, messages lost on the way: the score is not to be used."""
         if problem not in self._timeline.problems:
             self._timeline.problems.append(problem)
 

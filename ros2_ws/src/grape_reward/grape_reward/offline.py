@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from grape_episode.episode import Episode, EpisodeError
 from grape_episode.reader import find_bags, read_episode
@@ -17,6 +18,9 @@ from grape_reward.score import Score, score_episode
 from grape_reward.stages import StagePoints
 from grape_reward.tasks import TASKS, TaskLibrary
 
+if TYPE_CHECKING:
+    from grape_reward.frames import TrackingSetup
+
 Progress = Callable[[int, int, Path], None]
 
 
@@ -24,13 +28,14 @@ Progress = Callable[[int, int, Path], None]
 class Scoring:
     """How to score. ``objective``: None for each episode's own; ``tasks``: where the tasks are looked for;
     ``unapproved``: also by cost programs that nobody approved; ``stage_points``: by episode id, ``*`` for all others,
-    where stages end."""
+    where stages end; ``tracking``: follow the keypoints in the recorded images, in place of those recorded."""
 
     objective: str | None = None
     lambdas: Lambdas = PRESETS["paper"]
     tasks: TaskLibrary = field(default_factory=lambda: TASKS)
     unapproved: bool = False
     stage_points: Mapping[str, StagePoints] = field(default_factory=dict)
+    tracking: TrackingSetup | None = None
 
     def score(self, episode: Episode) -> Score:
         """The score of one episode. Raises RewardError."""
@@ -90,6 +95,10 @@ def _score_bag(bag: Path, scoring: Scoring) -> Score:
     episode = read_episode(bag, images=False)
     if episode.outcome is None:
         raise ScoreError(f"{bag}: no outcome, the recording broke off")
+    if scoring.tracking is not None:
+        from grape_reward.retrack import retracked
+
+        episode = retracked(episode, bag, scoring.tasks.named(episode.identity.task), scoring.tracking)
     score = scoring.score(episode)
     problems = [*episode.problems, *score.problems]
     if problems:

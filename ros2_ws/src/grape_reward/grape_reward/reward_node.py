@@ -10,31 +10,26 @@ from typing import Any
 
 import numpy as np
 import rclpy
-from geometry_msgs.msg import PoseStamped
-from grape_interfaces.msg import (
-    EpisodeIdentity,
-    EpisodeOutcome,
-    EpisodeScore,
-    Keypoints,
-    PolicyStep,
-    StageCosts,
-    TaskStatus,
-)
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from grape_interfaces.msg import EpisodeIdentity, EpisodeOutcome, Keypoints, PolicyStep, TaskStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import JointState
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image, JointState
 
 from grape_episode import topics
-from grape_episode.messages import fill_header, identity_of, outcome_of, stamp_of
-from grape_episode.ros import EVENT, LATCHED, declare, robot_state, spin
+from grape_episode.messages import identity_of, outcome_of, stamp_of
+from grape_episode.ros import CAMERA, EVENT, LATCHED, robot_state, spin
 from grape_reward.errors import RewardError
-from grape_reward.gcpg import PRESETS, Lambdas
-from grape_reward.live import Judgement, LiveEpisode
+from grape_reward.frames import FrameTracker
+from grape_reward.images import color_of, depth_of
+from grape_reward.live import LiveEpisode
 from grape_reward.result import Score, unscorable
+from grape_reward.ros import Voice, declared, deep
+from grape_reward.timeline import WRENCH
 
 EARLY_SECONDS = 2.0
 """Topics are not ordered among each other: what arrived this long before the announcement may belong to its episode."""
@@ -45,33 +40,44 @@ class RewardNode(Node):
 
     def __init__(self) -> None:
         super().__init__("grape_reward")
-        lock_step = declare(self, "lock_step", False, "Subscribe to pose reliably: the world waits for each step.")
-        self._objective = declare(self, "objective", "", "Score towards this objective; empty: each episode's own.")
-        preset = declare(self, "lambdas", "paper", f"Weights of Eq. 10: one of {', '.join(PRESETS)}, or 'a,b,c'.")
-        self._lambdas = _lambdas(preset)
-        waiting = "Wall seconds to wait, after the outcome, for more of what it announces."
-        self._drain = declare(self, "drain_seconds", 2.0, waiting, (0.1, 60.0))
+        self._told = told = declared(self)
         self._episode: LiveEpisode | None = None
+        self._tracker: FrameTracker | None = None
         self._identity: Any = None
         self._refusal = ""
         self._refused_at: int | None = None
         self._deadline: float | None = None
         self._early: deque[tuple[float, int, Callable[[], None]]] = deque(maxlen=2000)
-        self._status = self.create_publisher(TaskStatus, topics.TASK_STATUS, EVENT)
-        self._costs = self.create_publisher(StageCosts, topics.STAGE_COSTS, EVENT)
-        self._scores = self.create_publisher(EpisodeScore, topics.SCORE, EVENT)
+        self._voice = Voice(self, keypoints=told.tracking is not None)
+        state = deep(robot_state(told.lock_step))
         self._subscribe(EpisodeIdentity, topics.EPISODE, self._on_identity, LATCHED)
         self._subscribe(EpisodeOutcome, topics.OUTCOME, self._on_outcome, EVENT)
-        self._subscribe(PolicyStep, topics.POLICY_STEP, self._on_step, EVENT)
-        self._subscribe(Keypoints, topics.KEYPOINTS, self._on_keypoints, EVENT)
+        self._subscribe(PolicyStep, told.step_topic, self._on_step, EVENT)
         self._subscribe(JointState, topics.JOINT_STATES, self._on_joints, EVENT)
-        self._subscribe(PoseStamped, topics.CURRENT_POSE, self._on_pose, _deep(robot_state(lock_step)))
+        self._subscribe(PoseStamped, topics.CURRENT_POSE, self._on_pose, state)
+        if told.tracking is None:
+            self._subscribe(Keypoints, topics.KEYPOINTS, self._on_keypoints, EVENT)
+        else:
+            self._subscribe(Image, topics.COLOR, lambda image: self._on_image("color", image), CAMERA)
+            self._subscribe(Image, topics.DEPTH, lambda image: self._on_image("depth", image), CAMERA)
+        if self._wrench_is_needed():
+            self._subscribe(WrenchStamped, topics.WRENCH, self._on_wrench, deep(robot_state(told.lock_step), 1000))
         # Steady: simulated time stands still in lock-step, and at the end of a replay.
         self.create_timer(0.1, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _subscribe(self, kind: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile) -> None:
         events = SubscriptionEventCallbacks(message_lost=lambda _: self._on_lost(topic))
         self.create_subscription(kind, topic, callback, qos, event_callbacks=events)
+
+    def _wrench_is_needed(self) -> bool:
+        """At a thousand a second it costs a quarter of a core: it is subscribed for a task that reads it only."""
+        needed = False
+        for name in self._told.tasks:
+            try:
+                needed = self._told.tasks[name].reads_force or needed
+            except RewardError as error:
+                self.get_logger().error(f"task {name} cannot be used: {error}")
+        return needed
 
     # --- what arrives ---
 
@@ -81,8 +87,11 @@ class RewardNode(Node):
             return
         self._finish()
         self._identity, self._refusal, self._refused_at = identity, "", None
+        told = self._told
         try:
-            self._episode = LiveEpisode(identity, self._objective, self._lambdas)
+            episode = LiveEpisode(identity, told.objective, told.lambdas, told.tasks, told.unapproved)
+            self._tracker = None if told.tracking is None else told.tracking.tracker(identity, episode.task)
+            self._episode = episode
         except RewardError as error:
             self._refusal = str(error)
             self.get_logger().error(f"{identity.episode_id}: {error}")
@@ -110,18 +119,41 @@ class RewardNode(Node):
             self._advance()
         elif self._refusal:
             identity = self._identity
-            objective = self._objective or identity.objective
+            objective = self._told.objective or identity.objective
             args = (identity.episode_id, identity.task, identity.initial_state, objective, self._refusal)
             self._refused_at = stamp_of(message)
-            self._publish_score(unscorable(*args), self._refused_at)
+            self._voice.score(unscorable(*args), self._refused_at)
 
     def _on_keypoints(self, message: Keypoints) -> None:
         points = np.array([(p.x, p.y, p.z) for p in message.points], np.float64).reshape(-1, 3)
+        stamp, confidence = stamp_of(message), np.array(message.confidence, np.float64)
+        self._refuse_at(stamp)
+        if len(message.names) != len(points) or len(confidence) not in (0, len(points)):
+            told = f"{len(points)} points, {len(message.names)} names, {len(confidence)} confidences"
+            self._trouble(f"{topics.KEYPOINTS}: {told}")
+            points = points * np.nan
+            confidence = np.zeros(0)
+        self._feed(stamp, lambda episode: episode.keypoints(stamp, list(message.names), points, confidence))
+
+    def _on_image(self, kind: str, message: Image) -> None:
+        if kind == "color":
+            self._refuse_at(stamp_of(message))
         stamp = stamp_of(message)
-        last = stamp if self._refused_at is None else self._refused_at
-        if self._refusal and self._identity.stamp < stamp <= last:
-            self._publish_status(stamp, 0, 0, TaskStatus.UNKNOWN, "", self._refusal)
-        self._sample("keypoints", stamp, points)
+        try:
+            image = color_of(message, topics.COLOR) if kind == "color" else depth_of(message, topics.DEPTH)
+        except RewardError as error:
+            self._trouble(str(error))
+            return
+
+        def follow(episode: LiveEpisode) -> None:
+            if self._tracker is not None:
+                self._tracker.image(kind, stamp, image)
+
+        self._feed(stamp, follow)
+
+    def _on_wrench(self, message: WrenchStamped) -> None:
+        f, t = message.wrench.force, message.wrench.torque
+        self._sample(WRENCH, stamp_of(message), np.array([f.x, f.y, f.z, t.x, t.y, t.z]))
 
     def _on_joints(self, message: JointState) -> None:
         # The arm's own joint states, without the gripper, come on the same topic on a real robot.
@@ -135,26 +167,61 @@ class RewardNode(Node):
         self._sample("tcp", stamp_of(message), np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w]))
 
     def _sample(self, topic: str, stamp: int, value: Any) -> None:
+        def take(episode: LiveEpisode) -> None:
+            episode.sample(topic, stamp, value)
+            if self._tracker is not None:
+                self._tracker.state(topic, stamp, value)
+
+        self._feed(stamp, take)
+
+    def _feed(self, stamp: int, take: Callable[[LiveEpisode], None]) -> None:
+        """What was measured at ``stamp``, to the episode at hand."""
         if self._episode is None:
-            self._keep(stamp, lambda: self._sample(topic, stamp, value))
+            self._keep(stamp, lambda: self._feed(stamp, take))
             return
         if self._episode.ended and stamp > self._episode.outcome_stamp:
             # It may belong to the next episode, whose announcement has yet to arrive.
-            self._keep(stamp, lambda: self._sample(topic, stamp, value))
+            self._keep(stamp, lambda: self._feed(stamp, take))
         else:
             self._wait_on()
-        self._episode.sample(topic, stamp, value)
+        take(self._episode)
+        self._track()
         self._advance()
 
+    def _track(self) -> None:
+        if self._tracker is None or self._episode is None:
+            return
+        try:
+            found = self._tracker.pop()
+        except RewardError as error:
+            self._tracker = None
+            self._trouble(f"tracking ended: {error}")
+            return
+        for tracked in found:
+            self._voice.keypoints(tracked)
+            # as it will be read from a bag
+            confidence = tracked.confidence.astype(np.float32).astype(np.float64)
+            self._episode.keypoints(tracked.stamp, tracked.names, tracked.keypoints, confidence)
+
     def _on_lost(self, topic: str) -> None:
-        self.get_logger().warning(f"{topic}: messages were lost")
+        self._trouble(f"{topic}: messages were lost on the way")
+
+    def _trouble(self, problem: str) -> None:
+        """Something that the bag may not show: the score must not be used."""
+        self.get_logger().warning(problem)
         if self._episode is not None:
-            self._episode.lost(topic)
+            self._episode.trouble(problem)
+
+    def _refuse_at(self, stamp: int) -> None:
+        """An observation of an episode that cannot be judged: whoever waits for a status is told why."""
+        last = stamp if self._refused_at is None else self._refused_at
+        if self._refusal and self._identity.stamp < stamp <= last:
+            self._voice.status(self._identity.episode_id, stamp, 0, 0, TaskStatus.UNKNOWN, "", self._refusal)
 
     def _wait_on(self) -> None:
         """Something of the episode has arrived: after its outcome, wait anew for the rest."""
         if self._episode is not None and self._episode.ended:
-            self._deadline = time.monotonic() + self._drain
+            self._deadline = time.monotonic() + self._told.drain_seconds
 
     def _on_timer(self) -> None:
         if self._deadline is not None and time.monotonic() > self._deadline:
@@ -168,21 +235,23 @@ class RewardNode(Node):
         return under_way and episode_id == self._identity.episode_id
 
     def _keep(self, stamp: int, again: Callable[[], None]) -> None:
-        self._early.append((time.monotonic(), stamp, again))
+        now = time.monotonic()
+        while self._early and self._early[0][0] < now - EARLY_SECONDS:
+            self._early.popleft()  # images among them: a few seconds of them fill the memory
+        self._early.append((now, stamp, again))
 
     def _advance(self) -> None:
         episode = self._episode
         if episode is None:
             return
         standing, costs, score = episode.advance()
+        name, stages = episode.identity.episode_id, len(episode.task.stages)
         for judgement in standing:
             live = judgement.live
-            stages = len(episode.task.stages)
-            self._publish_status(
-                judgement.stamp, live.stage, stages, live.success, episode.task.program_hash, live.reason
-            )
+            told = (live.stage, stages, live.success, episode.task.program_hash, live.reason)
+            self._voice.status(name, judgement.stamp, *told)
         for judgement in costs:
-            self._publish_costs(judgement, len(episode.task.stages))
+            self._voice.costs(name, judgement, stages)
         if score is not None:
             self._close(episode, score)
 
@@ -199,59 +268,13 @@ class RewardNode(Node):
             self._close(episode, score)
 
     def _close(self, episode: LiveEpisode, score: Score) -> None:
-        self._episode, self._deadline = None, None
-        self._publish_score(score, episode.outcome_stamp)
+        self._episode, self._tracker, self._deadline = None, None, None
+        self._voice.score(score, episode.outcome_stamp)
         lines = "; ".join(score.problems[:3])
         self.get_logger().info(
             f"{score.episode_id}: success {score.success}, log R_ext {score.log_r_ext:.3f}"
             + (f", incomplete: {lines}" if score.incomplete else "")
         )
-
-    def _publish_status(
-        self, stamp: int, stage: int, stages: int, success: int, program_hash: str, reason: str
-    ) -> None:
-        message = TaskStatus()
-        fill_header(message, stamp)
-        message.episode_id = self._identity.episode_id
-        message.stage, message.stages, message.success = stage, stages, success
-        message.cost_program_hash, message.reason = program_hash, reason
-        self._status.publish(message)
-
-    def _publish_costs(self, judgement: Judgement, stages: int) -> None:
-        message = StageCosts()
-        fill_header(message, judgement.stamp)
-        message.episode_id = self._identity.episode_id
-        message.step, message.stage, message.stages = judgement.step, judgement.live.stage, stages
-        message.names, message.costs = list(judgement.live.names), list(judgement.live.costs)
-        self._costs.publish(message)
-
-    def _publish_score(self, score: Score, stamp: int) -> None:
-        message = EpisodeScore()
-        fill_header(message, stamp)
-        for name in ("episode_id", "task", "initial_state", "objective", "log_r_ext", "stages_reached", "r_self"):
-            setattr(message, name, getattr(score, name))
-        for name in ("r_self_per_token", "success", "reward", "incomplete", "cost_program_hash", "inputs_hash"):
-            setattr(message, name, getattr(score, name))
-        message.stage_costs = list(score.stage_costs)
-        message.json = score.to_json()
-        self._scores.publish(message)
-
-
-def _deep(qos: QoSProfile) -> QoSProfile:
-    """The same with room for a second of samples: best effort keeps one, and a busy moment would overwrite it."""
-    if qos.reliability == ReliabilityPolicy.BEST_EFFORT:
-        return QoSProfile(history=qos.history, depth=100, reliability=qos.reliability, durability=qos.durability)
-    return qos
-
-
-def _lambdas(text: str) -> Lambdas:
-    if text in PRESETS:
-        return PRESETS[text]
-    try:
-        a, b, c = (float(part) for part in text.split(","))
-    except ValueError:
-        raise RewardError(f"parameter lambdas: {text!r} is none of {', '.join(PRESETS)} and not 'a,b,c'") from None
-    return Lambdas(a, b, c)
 
 
 def main(arguments: list[str] | None = None) -> int:

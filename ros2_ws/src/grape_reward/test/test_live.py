@@ -124,7 +124,7 @@ def test_what_never_arrives_leaves_an_incomplete_score():
 
 def test_messages_lost_on_the_way_mark_the_score():
     live = LiveEpisode(EPISODE.identity)
-    live.lost("/grape/keypoints")
+    live.trouble("/grape/keypoints: messages were lost on the way")
     for _, call in messages(EPISODE):
         call(live)
     _, _, score = live.advance()
