@@ -10,6 +10,7 @@ from grape_reward.keypoints.candidates import Candidate, CandidateSettings, in_o
 from grape_reward.keypoints.errors import KeypointsError
 from grape_reward.keypoints.features import GeometryFeatures
 from grape_reward.keypoints.masks import GivenMasks, Mask
+from grape_reward.keypoints.surface import Surface
 from grape_reward.keypoints.testing import BallScene, ball_scene
 
 DEFAULT = CandidateSettings()
@@ -18,12 +19,12 @@ WHOLE = Mask(np.ones((4, 4), dtype=bool))
 
 
 def candidates(scene: BallScene, settings: CandidateSettings = DEFAULT) -> list[Candidate]:
-    cloud = scene.calibration.cloud(scene.frame.depth)
-    features = GeometryFeatures()(scene.frame.color, cloud)
+    surface = Surface.of(scene.frame.depth, scene.calibration)
+    features = GeometryFeatures()(scene.frame.color, surface.cloud)
     return [
         one
         for index, mask in enumerate(GivenMasks(scene.labels)(scene.frame.color))
-        for one in of_mask(index, mask, cloud, features, scene.calibration, settings)
+        for one in of_mask(index, mask, surface, features, scene.calibration, settings)
     ]
 
 
@@ -92,9 +93,9 @@ def test_confidence_is_the_masks_score_times_the_known_depth() -> None:
     depth[rows[::2], columns[::2]] = 0
     holed = replace(BALLS, frame=replace(BALLS.frame, depth=depth))
     masks = [Mask(mask.region, 0.8) for mask in GivenMasks(BALLS.labels)(BALLS.frame.color)]
-    cloud = holed.calibration.cloud(depth)
-    features = GeometryFeatures()(holed.frame.color, cloud)
-    centre = of_mask(0, masks[0], cloud, features, holed.calibration, DEFAULT)[0]
+    surface = Surface.of(depth, holed.calibration)
+    features = GeometryFeatures()(holed.frame.color, surface.cloud)
+    centre = of_mask(0, masks[0], surface, features, holed.calibration, DEFAULT)[0]
     assert centre.confidence == pytest.approx(0.8 * 0.5, abs=0.01)
 
 
@@ -126,7 +127,9 @@ def test_of_two_masks_of_one_thing_the_larger_has_the_centre() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.booleans()), min_size=1, max_size=25))
-def test_after_the_merge_everything_has_something_near(places: list[tuple[int, int, bool]]) -> None:
+def test_after_the_merge_parts_stand_apart_and_everything_has_something_near(
+    places: list[tuple[int, int, bool]],
+) -> None:
     masks = [Mask(np.eye(len(places), dtype=bool) & (np.arange(len(places)) == i)) for i in range(len(places))]
     group = [
         at((0.03 * x, 0.03 * y, 0.0), "centre" if centre else "surface", index)
@@ -135,8 +138,12 @@ def test_after_the_merge_everything_has_something_near(places: list[tuple[int, i
     kept = merged(group, masks, DEFAULT)
     assert all(any(one is other for other in group) for one in kept)
     assert {one.mask for one in group if one.kind == "centre"} <= {one.mask for one in kept}
+    for one in kept:
+        if one.kind == "surface":
+            others = [other for other in kept if other is not one]
+            assert all(np.linalg.norm(one.point - other.point) >= DEFAULT.bandwidth for other in others)
     for one in group:
-        assert min(np.linalg.norm(one.point - other.point) for other in kept) <= 2 * DEFAULT.bandwidth + 1e-9
+        assert min(np.linalg.norm(one.point - other.point) for other in kept) <= 3 * DEFAULT.bandwidth
 
 
 def test_numbers_go_from_the_top_down_and_the_limit_spares_centres() -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import SamConfig, SamModel
 
 from grape_reward.keypoints.errors import WeightsError
 from grape_reward.keypoints.sam_masks import Segmenter
-from grape_reward.keypoints.sam_model import load_sam, original_names
+from grape_reward.keypoints.sam_model import build_sam, load_sam, original_names, part
 from grape_reward.keypoints.testing import tiny_sam
 
 COLOR = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -117,3 +118,23 @@ assert is_torchvision_available() == (importlib.util.find_spec("torchvision") is
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 0
+
+
+@pytest.mark.parametrize(("size", "width", "depth", "heads"), [("b", 768, 12, 12), ("l", 1024, 24, 16)])
+def test_the_published_sizes_are_the_packages_own(size: str, width: int, depth: int, heads: int) -> None:
+    """Without a byte of weights: transformers' tensors, renamed, have the shapes of segment-anything's own models, and
+    the model built from them looks around as these do."""
+    whole = {"b": [2, 5, 8, 11], "l": [5, 11, 17, 23]}[size]
+    sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "mlp_dim": 4 * width}
+    with torch.device("meta"):
+        tensors = original_names(
+            SamModel(SamConfig(vision_config={**sizes, "global_attn_indexes": whole})).state_dict()
+        )
+        ours, package = build_sam(tensors), getattr(part("build_sam"), f"build_sam_vit_{size}")()
+    shapes = {name: tuple(tensor.shape) for name, tensor in package.state_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == shapes
+    assert {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()} == shapes
+    for mine, its in zip(ours.image_encoder.blocks, package.image_encoder.blocks, strict=True):
+        assert mine.window_size == its.window_size and mine.attn.num_heads == its.attn.num_heads
+    assert ours.image_encoder.img_size == package.image_encoder.img_size == 1024
+    assert ours.prompt_encoder.mask_input_size == package.prompt_encoder.mask_input_size

@@ -66,3 +66,12 @@ def test_where_nothing_can_be_believed_what_is_known_stays() -> None:
     region = np.ones((10, 10), dtype=bool)
     cloud = np.random.default_rng(0).normal(size=(10, 10, 3))
     assert solid(region, cloud, 1e-9).sum() == 100
+
+
+def test_an_empty_mask_and_one_at_the_images_edge() -> None:
+    _, cloud, _ = tilted_plane(0.2)
+    region = np.zeros((60, 80), dtype=bool)
+    assert not solid(region, cloud, 0.02).any()
+    region[0, :], region[59, 79] = True, True
+    assert (solid(region, cloud, 0.02) == region).all()
+    assert not solid(region, np.full_like(cloud, np.nan), 0.02).any()

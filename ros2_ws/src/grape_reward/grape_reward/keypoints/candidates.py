@@ -22,7 +22,7 @@ from grape_reward.camera import Calibration
 from grape_reward.keypoints.errors import KeypointsError
 from grape_reward.keypoints.features import FeatureMap
 from grape_reward.keypoints.masks import Mask, Region
-from grape_reward.keypoints.surface import areas, solid
+from grape_reward.keypoints.surface import Surface, solid
 
 Kind = Literal["centre", "surface"]
 Point = tuple[float, float, float]
@@ -87,18 +87,23 @@ class Candidate:
 
 
 def of_mask(
-    index: int, mask: Mask, cloud: Array, features: FeatureMap, calibration: Calibration, settings: CandidateSettings
+    index: int,
+    mask: Mask,
+    surface: Surface,
+    features: FeatureMap,
+    calibration: Calibration,
+    settings: CandidateSettings,
 ) -> list[Candidate]:
-    """The mask's centre, then its parts, the largest first. ``cloud`` (H, W, 3) metres, base frame, NaN where there is
-    no depth. Empty where the mask is too large, too small, or its centre outside the workspace."""
-    region = mask.region
+    """The mask's centre, then its parts, the largest first. Empty where the mask is too large, too small, or its centre
+    outside the workspace."""
+    region, cloud = mask.region, surface.cloud
     if region.mean() > settings.largest:
         return []
     rows, columns = np.nonzero(solid(region, cloud, settings.flying))
     if len(rows) < settings.smallest:
         return []
     pixels, points = np.stack([columns, rows], axis=1), cloud[rows, columns]
-    centre = np.average(points, axis=0, weights=areas(cloud, calibration)[rows, columns])
+    centre = np.average(points, axis=0, weights=surface.areas[rows, columns])
     if not settings.inside(centre):
         return []
     known = np.asarray(np.isfinite(cloud[..., 2]) & region)
@@ -146,7 +151,8 @@ def principal(features: Array, count: int) -> Array:
 
 def merged(candidates: Sequence[Candidate], masks: Sequence[Mask], settings: CandidateSettings) -> list[Candidate]:
     """Of candidates near each other one: the one nearest to the mean shift's mode, or, where there are centres among
-    them, these. Of two centres at one place whose masks overlap the larger mask's stays."""
+    them, these. Afterwards no part is within ``bandwidth`` of another keypoint (modes of a long heap may be nearer),
+    and of two centres at one place whose masks overlap the larger mask's stays."""
     if not candidates:
         return []
     points = np.stack([candidate.point for candidate in candidates])
@@ -158,7 +164,7 @@ def merged(candidates: Sequence[Candidate], masks: Sequence[Mask], settings: Can
         group = [one for one, owner in zip(candidates, shift.labels_, strict=True) if owner == label]
         centres = [candidate for candidate in group if candidate.kind == "centre"]
         kept += centres or sorted(group, key=lambda one: float(np.linalg.norm(one.point - mode)))[:1]
-    return _without_twins(kept, masks, settings.same)
+    return _apart(kept, masks, settings)
 
 
 def in_order(candidates: Sequence[Candidate], settings: CandidateSettings) -> list[Candidate]:
@@ -168,17 +174,18 @@ def in_order(candidates: Sequence[Candidate], settings: CandidateSettings) -> li
     return sorted(order[: settings.limit], key=lambda one: (one.pixel[1], one.pixel[0], one.mask))
 
 
-def _without_twins(candidates: Sequence[Candidate], masks: Sequence[Mask], same: float) -> list[Candidate]:
+def _apart(candidates: Sequence[Candidate], masks: Sequence[Mask], settings: CandidateSettings) -> list[Candidate]:
+    def same(one: Candidate, other: Candidate) -> bool:
+        gap = float(np.linalg.norm(one.point - other.point))
+        if one.kind == "surface":
+            return gap < settings.bandwidth
+        overlap = masks[one.mask].region & masks[other.mask].region
+        return other.kind == "centre" and gap <= settings.same and bool(overlap.any())
+
     kept: list[Candidate] = []
-    for one in sorted(candidates, key=lambda one: (one.kind != "centre", -one.size, one.mask)):
-        if one.kind == "centre" and any(
-            other.kind == "centre"
-            and float(np.linalg.norm(one.point - other.point)) <= same
-            and bool((masks[one.mask].region & masks[other.mask].region).any())
-            for other in kept
-        ):
-            continue
-        kept.append(one)
+    for one in sorted(candidates, key=lambda one: (one.kind != "centre", -one.size, one.mask, one.pixel)):
+        if not any(same(one, other) for other in kept):
+            kept.append(one)
     return kept
 
 

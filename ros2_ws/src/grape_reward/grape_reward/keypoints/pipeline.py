@@ -15,6 +15,7 @@ from grape_reward.keypoints.features import Features
 from grape_reward.keypoints.frame import RgbdFrame, check_frame
 from grape_reward.keypoints.masks import Color, Mask, MaskSource, label_image
 from grape_reward.keypoints.result import KeypointProposal, keypoints_of
+from grape_reward.keypoints.surface import Surface
 from grape_reward.overlay import numbered
 
 PROPOSAL, OVERLAY, MASKS = "keypoints.json", "overlay.png", "masks.png"
@@ -63,10 +64,10 @@ def propose_keypoints(
     found = masks(frame.color)
     if not found:
         raise KeypointsError(f"{masks.described}: no mask in the image")
-    cloud = calibration.cloud(frame.depth)
-    grid = features(frame.color, cloud)
+    surface = Surface.of(frame.depth, calibration)
+    grid = features(frame.color, surface.cloud)
     candidates = [
-        one for index, mask in enumerate(found) for one in of_mask(index, mask, cloud, grid, calibration, settings)
+        one for index, mask in enumerate(found) for one in of_mask(index, mask, surface, grid, calibration, settings)
     ]
     kept = in_order(merged(candidates, found, settings), settings)
     if not kept:

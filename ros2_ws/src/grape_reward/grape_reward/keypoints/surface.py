@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from grape_episode.geometry import Array
 from grape_reward.camera import Calibration
@@ -15,11 +18,45 @@ _LEAST_COSINE = 0.2
 _USUAL_COSINE = 0.7
 
 
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """What a depth image shows: ``cloud`` (H, W, 3) metres, base frame, NaN where there is no depth; ``areas`` (H, W)
+    square metres that each pixel shows."""
+
+    cloud: Array
+    areas: Array
+
+    @staticmethod
+    def of(depth: NDArray[np.float32], calibration: Calibration) -> Surface:
+        """Of depth (H, W) metres along the optical axis."""
+        cloud = calibration.cloud(depth)
+        return Surface(cloud, areas(cloud, calibration))
+
+
 def solid(region: Region, cloud: Array, flying: float) -> Region:
     """The pixels (H, W) of a mask whose depth can be believed: known, and nearer than ``flying`` metres to the mean of
     their neighbours in the mask (a window of 5 pixels); all known ones where none is. ``cloud`` (H, W, 3) metres, NaN
     where there is no depth."""
+    around = _around(region)
+    believed = np.zeros_like(region)
+    believed[around] = _believed(region[around], cloud[around], flying)
+    return believed
+
+
+def _around(region: Region) -> tuple[slice, slice]:
+    """The region's rows and columns, with a window's margin: most things fill a small part of an image."""
+    margin = _WINDOW // 2
+    found = [np.flatnonzero(region.any(axis=axis)) for axis in (1, 0)]
+    if not len(found[0]):
+        return slice(0, 0), slice(0, 0)
+    rows, columns = (slice(max(0, int(some[0]) - margin), int(some[-1]) + margin + 1) for some in found)
+    return rows, columns
+
+
+def _believed(region: Region, cloud: Array, flying: float) -> Region:
     known = np.asarray(region & np.isfinite(cloud[..., 2]))
+    if not known.any():
+        return known
     weight = cv2.blur(known.astype(np.float64), (_WINDOW, _WINDOW))
     points = np.where(known[..., None], cloud, 0.0)
     mean = cv2.blur(points, (_WINDOW, _WINDOW)) / np.maximum(weight, 1e-9)[..., None]
