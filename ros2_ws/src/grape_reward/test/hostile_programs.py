@@ -216,6 +216,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "negative keypoint out of range": (returning("keypoints[-65][0]"), "indices go up to"),
     "index that depends on the data": (returning("keypoints[int(end_effector[0])][0]"), "known beforehand"),
     "boolean index": (returning("np.sum(offset[offset > 0])"), "known beforehand"),
+    "no index": (returning("np.sum(keypoints[()])"), "the index is missing"),
     "fractional index": (returning("offset[0.5]"), "known beforehand"),
     "huge index": (returning("keypoints[10 ** 8 * 10 ** 8]"), "indices go up to"),
     "slice with a huge step": (returning("np.sum(keypoints[:: 10 ** 9])"), "indices go up to"),

@@ -143,6 +143,7 @@ def test_statements() -> None:
         ("max(end_effector, 0)", "each item of max and min must be a number"),
         ("max(o for o in keypoints)", "each item of max and min must be a number"),
         ("[1.0] + [2.0]", "a list cannot be calculated with"),
+        ("abs([1.0])[0]", "abs takes no list: use np.abs"),
         ("-[1.0]", "a list cannot be calculated with"),
         ("1.0 if [1] < [2] else 0", "a list cannot be calculated with"),
         ("end_effector[0] ** end_effector[1]", "exponent must be a constant"),

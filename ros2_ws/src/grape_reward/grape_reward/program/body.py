@@ -114,6 +114,8 @@ class Body:
                 return tree.Listing(at, self._all(node.elts, deeper))
             case ast.Subscript():
                 parts = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+                if not parts:
+                    raise Refused(at, "the index is missing")
                 return tree.Subscript(at, self.expression(node.value, deeper), self._all(parts, deeper))
             case ast.Slice():
                 bounds = (node.lower, node.upper, node.step)

@@ -42,7 +42,7 @@ FUNCTIONS: dict[str, Signature] = {
     "np.clip": Signature("clip", "clip", 1, 3, ("a_min", "a_max")),
     "np.where": Signature("where", "where", 3, 3),
     "np.power": Signature("power", "power", 2, 2),
-    "abs": Signature("elementwise", "absolute", 1, 1),
+    "abs": Signature("magnitude", "absolute", 1, 1),
     "int": Signature("scalar", "truncate", 1, 1),
     "float": Signature("scalar", "real", 1, 1),
     "bool": Signature("scalar", "truth", 1, 1),

@@ -54,6 +54,11 @@ class Rules(Shapes):
     def _elementwise(self, signature: Signature, arguments: Arguments, _: Keywords, at: At) -> Value:
         return self.numeric(signature.operation, arguments, at, whole=signature.operation in WHOLE)
 
+    def _magnitude(self, signature: Signature, arguments: Arguments, keywords: Keywords, at: At) -> Value:
+        if isinstance(arguments[0], Items):
+            raise Refused(at, "abs takes no list: use np.abs")
+        return self._elementwise(signature, arguments, keywords, at)
+
     def _reduction(self, signature: Signature, arguments: Arguments, keywords: Keywords, at: At) -> Typed:
         alone = len(arguments) == 1 and not keywords
         if isinstance(arguments[0], Items) and arguments[0].lazy and signature.operation == "sum" and alone:
