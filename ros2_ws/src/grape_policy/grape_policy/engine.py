@@ -15,6 +15,7 @@ from torch import Tensor
 from grape_policy.adapters import AdapterError, read_adapter
 from grape_policy.checkpoint import Vla
 from grape_policy.config import ACTION_SIZE
+from grape_policy.decision import AdapterInfo, Decision
 from grape_policy.generate import Generator
 from grape_policy.groups import SLOTS
 from grape_policy.lora import AdapterSlots, Pairs
@@ -22,20 +23,9 @@ from grape_policy.network import Network
 from grape_policy.processing import ProcessingError
 from grape_policy.sampling import only_action_tokens, uniforms
 
+__all__ = ("AdapterInfo", "Decision", "Engine", "Request")
+
 PROBE_INSTRUCTION = "check the adapter"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """One action. tokens (7,) int32; logprobs (7,) float32, nats, whole vocabulary at temperature 1; margins (7,)
-    float32, top-1 minus top-2 logit; action (7,) float64 in metres, radians and gripper opening (0 closed, 1 open)."""
-
-    tokens: NDArray[np.int32]
-    logprobs: NDArray[np.float32]
-    margins: NDArray[np.float32]
-    action: NDArray[np.float64]
-    adapter_id: str
-    adapter_seq: int
 
 
 @dataclass(frozen=True)
@@ -48,18 +38,6 @@ class Request:
     seed: int
     step: int
     temperature: float = 0.0
-
-
-@dataclass(frozen=True)
-class AdapterInfo:
-    """An adapter as the engine sees it; `adapter_id` is empty and `rank` 0 for the base model alone."""
-
-    adapter_id: str
-    adapter_seq: int
-    base_hash: str
-    path: str
-    rank: int
-    slot: int | None = None
 
 
 class Engine:
@@ -187,7 +165,7 @@ class Engine:
             if folder is None:
                 self._staged = AdapterInfo("", self._serving.adapter_seq, self.vla.base_hash, "", 0)
                 return self._staged
-            adapter = read_adapter(Path(folder), self.vla.base_hash)
+            adapter = read_adapter(Path(folder), self.vla.base_hash, self.vla.spec)
             pairs = self.slots.fit(adapter)
             slot = next(number for number in range(SLOTS) if number != self._serving.slot)
             former = self._held[slot]

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 from grape_policy.channel import Channel, ChannelClosed
-from grape_policy.decision import AdapterInfo, ModelFacts
+from grape_policy.decision import ModelFacts
 from grape_policy.errors import SupersededError
 from grape_policy.parameters import EngineSettings
 
 if TYPE_CHECKING:  # torch and transformers take seconds: only once the parent can be heard
-    from grape_policy.engine import AdapterInfo as Slot
     from grape_policy.engine import Engine
 
 PROGRESS_SECONDS = 1.0
@@ -113,12 +112,15 @@ class Worker:
             info = engine.load_adapter(Path(header["path"]) if header["path"] is not None else None)
         else:
             info = engine.flip() if header["ask"] == "flip" else engine.rollback()
-        return {"seconds": time.perf_counter() - began, "adapter": _plain(info), **self._adapters()}, []
+        return {"seconds": time.perf_counter() - began, "adapter": dataclasses.asdict(info), **self._adapters()}, []
 
     def _adapters(self) -> dict[str, Any]:
         assert self._engine is not None
         previous = self._engine.previous
-        return {"serving": _plain(self._engine.serving), "previous": _plain(previous) if previous else None}
+        return {
+            "serving": dataclasses.asdict(self._engine.serving),
+            "previous": dataclasses.asdict(previous) if previous else None,
+        }
 
     # answers
 
@@ -151,10 +153,6 @@ def _expected(problem: Exception) -> bool:
 
 def _superseded() -> Message:
     raise SupersededError("a newer frame came before this one's turn")
-
-
-def _plain(info: Slot) -> dict[str, Any]:
-    return {field.name: getattr(info, field.name) for field in dataclasses.fields(AdapterInfo)}
 
 
 def main(arguments: list[str] | None = None) -> int:

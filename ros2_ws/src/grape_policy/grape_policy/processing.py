@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from grape_policy.config import PROMPT, ConfigError, VlaSpec
+from grape_policy.errors import ProcessingError
 
 STRATEGY = "resize-naive"
 RESAMPLING = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR}
@@ -21,10 +22,6 @@ CROP_AREA = 0.9
 
 
 __all__ = ("PROMPT", "ProcessingError", "Processor", "center_crop")
-
-
-class ProcessingError(Exception):
-    """An image or instruction that is no input for the model; the text names what is wrong with it."""
 
 
 class Processor:
