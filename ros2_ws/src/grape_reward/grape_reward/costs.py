@@ -47,6 +47,10 @@ class CostProgram:
     canonical: str
     _plans: dict[int, dict[int | None, Plan]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
+    def __getstate__(self) -> dict[str, object]:
+        # plans hold functions, which do not travel between processes, and are quickly made anew
+        return {**self.__dict__, "_plans": {}}
+
     @property
     def terms(self) -> tuple[CostTerm, ...]:
         return tuple(term for stage in self.stages for term in stage)

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -53,6 +55,13 @@ def test_a_whole_trajectory_gives_every_cost_by_name_at_every_instant(program):
     }
     empty = program.evaluate_all(np.zeros((0, 3)), np.zeros((0, 2, 3)))
     assert all(values.shape == (0,) for values in empty.values())
+
+
+def test_a_program_that_has_been_used_travels_between_processes(program):
+    program.evaluate_all(*SOMEWHERE)
+    again = pickle.loads(pickle.dumps(program))
+    assert again == program and again.hash == program.hash
+    assert again.evaluate(0, SOMEWHERE[0][0], SOMEWHERE[1][0]) == (4.0, 2.0, 0.0)
 
 
 def test_a_cost_of_an_unknown_position_is_an_error_that_names_it_and_not_a_guess(program):

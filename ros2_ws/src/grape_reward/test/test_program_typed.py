@@ -109,6 +109,9 @@ def test_statements() -> None:
     assert value("x + z + a[0]", *lines) == 9.0
     assert value("sum(near)", "near = [max(0, 4 - np.linalg.norm(end_effector - o)) for o in keypoints[2:3]]") == 2.0
     assert value("x[0]", "x = end_effector", "x = x + 1") == 2.0
+    assert value("x + y + a + b", "x = y = end_effector[1]", "y += 1", "z = a, b = [10, 20]") == 35.0
+    with pytest.raises(ProgramError, match="a line of its own"):
+        program("x", "a, b = x = [1, 2]")
 
 
 @pytest.mark.parametrize(

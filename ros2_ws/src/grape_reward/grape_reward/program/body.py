@@ -51,21 +51,26 @@ class Body:
         self._nodes = 0
         self._bound = set(PARAMETERS)
 
-    def statement(self, node: ast.stmt) -> tree.Assign:
+    def statement(self, node: ast.stmt) -> tuple[tree.Assign, ...]:
+        """An assignment, or one for each target of ``a = b = value``. Raises Refused for any other statement."""
         self._count(node)
         if isinstance(node, ast.Assign):
-            if len(node.targets) != 1:
-                raise Refused(place(node), "give each variable a line of its own")
             value = self.expression(node.value)
-            targets, unpack = self._targets(node.targets[0])
-            self._bound.update(targets)
-            return tree.Assign(targets, unpack, value)
+            assigns: list[tree.Assign] = []
+            for target in node.targets:
+                targets, unpack = self._targets(target)
+                if assigns and assigns[0].unpack:
+                    raise Refused(place(target), "give each variable a line of its own")
+                self._bound.update(targets)
+                assigns.append(tree.Assign(targets, unpack, value))
+                value = tree.Name(place(target), assigns[0].targets[0])
+            return tuple(assigns)
         if isinstance(node, ast.AugAssign):
             if not isinstance(node.target, ast.Name):
                 raise Refused(place(node), "only a local variable can be changed")
             old, operator = self._name(node.target), self._operator(node.op, node)
             value = tree.Binary(place(node), operator, old, self.expression(node.value))
-            return tree.Assign(self._targets(node.target)[0], False, value, in_place=True)
+            return (tree.Assign(self._targets(node.target)[0], False, value, in_place=True),)
         if isinstance(node, ast.Return):
             raise Refused(place(node), "`return` must be the last line of its function")
         if isinstance(node, ast.Expr):

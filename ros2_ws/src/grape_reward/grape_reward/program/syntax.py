@@ -134,7 +134,7 @@ def _function(node: ast.FunctionDef) -> Function:
                 Body(node.name).statement(statement)
         raise Refused(place(body[-1] if body else node), f"{node.name} must end in `return` with its cost")
     reader = Body(node.name)
-    assigns = tuple(reader.statement(statement) for statement in body[:-1])
+    assigns = tuple(assign for statement in body[:-1] for assign in reader.statement(statement))
     result = reader.expression(body[-1].value)
     return Function(node.name, int(match[1]), match[2], int(match[3]), assigns, result, place(node), _summary(node))
 
