@@ -21,27 +21,31 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 
 
 class LinearGroup:
-    """y = x W^T + b of several nn.Linear with one input, (..., in) -> (..., sum of out), their outputs side by side.
+    """y = x W^T + b of several linear layers with one input: (..., in) -> (..., sum of out), outputs side by side.
+
+    A convolution whose windows do not overlap is such a layer too, alone in its group: x is then a flattened window.
 
     A slot holds a LoRA pair for each of the layers: A (rank, in) stacked, B (out, rank) on the diagonal of a block
     matrix, lower ranks filled up with zeros. Or, when ``merged``, a second whole matrix W + B A, for machines with
     memory to spare. W itself is never written.
     """
 
-    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+    def __init__(self, layers: Sequence[nn.Linear | nn.Conv2d]) -> None:
         """The layers' parameters become views of this group's; all have a bias, or none."""
         self.rows: list[slice] = []
         start = 0
         for layer in layers:
-            self.rows.append(slice(start, start + layer.out_features))
-            start += layer.out_features
-        self.in_features = layers[0].in_features
-        self.weight, bias = layers[0].weight, layers[0].bias
+            self.rows.append(slice(start, start + layer.weight.shape[0]))
+            start += layer.weight.shape[0]
+        self.weight, bias = layers[0].weight.detach().flatten(1), layers[0].bias
+        self.in_features = self.weight.shape[1]
         self.bias: Tensor | None = bias
         if len(layers) > 1:
             self.weight = _shared([layer.weight for layer in layers], self.rows, layers, "weight")
             if bias is not None:
-                self.bias = _shared([layer.bias for layer in layers], self.rows, layers, "bias")
+                self.bias = _shared(
+                    [layer.bias for layer in layers if layer.bias is not None], self.rows, layers, "bias"
+                )
         self.active = [False] * SLOTS
         self._a: Tensor | None = None
         self._b: Tensor | None = None
@@ -122,7 +126,7 @@ def linear_add(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None 
     return flat.view(residual.shape)
 
 
-def _shared(parts: list[Tensor], rows: list[slice], layers: Sequence[nn.Linear], name: str) -> Tensor:
+def _shared(parts: list[Tensor], rows: list[slice], layers: Sequence[nn.Module], name: str) -> Tensor:
     whole = torch.cat([part.detach() for part in parts])
     for layer, part in zip(layers, rows, strict=True):
         setattr(layer, name, nn.Parameter(whole[part], requires_grad=False))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from grape_policy.adapters import AdapterError, LoraWeights
 from grape_policy.config import VlaSpec
@@ -29,15 +29,15 @@ class AdapterSlots:
         self._groups = dict(groups)
         for group in self._groups.values():
             group.allocate(max_rank, merged)
-        linear = {name: module for name, module in model.named_modules() if hasattr(module, "in_features")}
-        self._shapes = {name: (int(m.in_features), int(m.out_features)) for name, m in linear.items()}
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
+        self._shapes = {name: (m.weight[0].numel(), m.weight.shape[0]) for name, m in layers.items()}
 
     def active(self, slot: int | None) -> tuple[bool, ...]:
         """Which groups an adapter changes."""
         return () if slot is None else tuple(group.active[slot] for group in self._groups.values())
 
     def names(self) -> list[str]:
-        """The model's linear layers, those included that no action depends on."""
+        """The model's layers that may have pairs, those included that no action depends on."""
         return list(self._shapes)
 
     def fit(self, adapter: LoraWeights) -> Pairs:
@@ -65,7 +65,7 @@ class AdapterSlots:
     def _check(self, adapter: LoraWeights, name: str, a: Tensor, b: Tensor) -> None:
         shape = self._shapes.get(name)
         if shape is None:
-            raise AdapterError(f"{adapter.path}: the model has no linear layer {name}")
+            raise AdapterError(f"{adapter.path}: the model has no layer {name}")
         if (a.shape[1], b.shape[0]) != shape:
             wanted = f"{shape[0]} -> {shape[1]}"
             raise AdapterError(f"{adapter.path}: {name}: A {tuple(a.shape)} and B {tuple(b.shape)} do not fit {wanted}")

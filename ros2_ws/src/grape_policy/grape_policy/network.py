@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from grape_policy.config import ConfigError
-from grape_policy.groups import LinearGroup, linear
+from grape_policy.groups import LinearGroup
 from grape_policy.model import OpenVla
 
 
@@ -42,15 +42,17 @@ class _Block:
 class _Tower:
     """A vision tower up to its second-to-last block; (B, 3, S, S) -> (B, patches, width)."""
 
-    def __init__(self, patch: nn.Conv2d, prefix: Tensor | None, positions: Tensor, blocks: list[_Block]) -> None:
-        self.patch, self.prefix, self.positions, self.blocks = patch, prefix, positions, blocks
+    def __init__(
+        self, patch: LinearGroup, size: int, prefix: Tensor | None, positions: Tensor, blocks: list[_Block]
+    ) -> None:
+        self.patch, self.size, self.prefix, self.positions, self.blocks = patch, size, prefix, positions, blocks
 
     def __call__(self, pixels: Tensor, slot: int | None) -> Tensor:
-        size = self.patch.kernel_size[0]
+        size = self.size
         batch, grid = pixels.shape[0], pixels.shape[-1] // size
         cut = pixels[..., : grid * size, : grid * size].reshape(batch, 3, grid, size, grid, size)
         flat = cut.permute(0, 2, 4, 1, 3, 5).reshape(batch, grid * grid, 3 * size * size)
-        x = linear(flat, self.patch.weight.flatten(1), self.patch.bias) + self.positions
+        x = self.patch(flat, slot) + self.positions
         skip = 0
         if self.prefix is not None:
             skip = self.prefix.shape[1]
@@ -119,7 +121,7 @@ class Network:
         self._rotary = self._tables(self.positions)
 
     def _group(self, *layers: nn.Module) -> LinearGroup:
-        linear = [layer for layer in layers if isinstance(layer, nn.Linear)]
+        linear = [layer for layer in layers if isinstance(layer, nn.Linear | nn.Conv2d)]
         group = LinearGroup(linear)
         self.groups[tuple(self._names[layer] for layer in linear)] = group
         return group
@@ -134,7 +136,8 @@ class Network:
             scales = [layer.layer_scale1.lambda1, layer.layer_scale2.lambda1]
             blocks.append(_Block(a.num_attention_heads, [layer.norm1, layer.norm2], groups, scales))
         prefix = torch.cat([first, parts.register_tokens], dim=1)
-        return _Tower(parts.patch_embeddings.projection, prefix, parts.position_embeddings[:, 1:], blocks)
+        patch, size = self._patch(parts.patch_embeddings.projection)
+        return _Tower(patch, size, prefix, parts.position_embeddings[:, 1:], blocks)
 
     def _siglip(self, tower: Any) -> _Tower:
         parts = tower.embeddings
@@ -143,7 +146,12 @@ class Network:
             a, mlp = layer.self_attn, layer.mlp
             groups = [self._group(a.q_proj, a.k_proj, a.v_proj), *map(self._group, (a.out_proj, mlp.fc1, mlp.fc2))]
             blocks.append(_Block(a.num_heads, [layer.layer_norm1, layer.layer_norm2], groups, []))
-        return _Tower(parts.patch_embedding, None, parts.position_embedding.weight[None], blocks)
+        patch, size = self._patch(parts.patch_embedding)
+        return _Tower(patch, size, None, parts.position_embedding.weight[None], blocks)
+
+    def _patch(self, layer: nn.Conv2d) -> tuple[LinearGroup, int]:
+        """The patch projection as a layer over flattened windows, and the side of a window."""
+        return self._group(layer), layer.kernel_size[0]
 
     def _layer(self, layer: Any) -> _Layer:
         a, mlp = layer.self_attn, layer.mlp

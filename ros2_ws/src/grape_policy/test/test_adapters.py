@@ -71,11 +71,11 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def learn(base: Path, folder: Path, **settings: object) -> torch.Tensor:
+def learn(base: Path, folder: Path, targets: list[str] | None = None, **settings: object) -> torch.Tensor:
     """An adapter that peft has trained a few steps to make some tokens likelier; returns peft's log-probs with it."""
     vla = load_checkpoint(base)
     torch.manual_seed(0)
-    config = peft.LoraConfig(target_modules=lora_targets(vla.model, towers=True), **settings)
+    config = peft.LoraConfig(target_modules=targets or lora_targets(vla.model, towers=True), **settings)
     model = peft.get_peft_model(vla.model, config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     for _ in range(8):
@@ -114,6 +114,22 @@ def test_the_short_names_work_with_peft_too(base: Path, tmp_path: Path) -> None:
     engine.load_adapter(tmp_path / "short")
     engine.flip()
     torch.testing.assert_close(through_slot(engine), expected, atol=1e-5, rtol=0)
+
+
+def test_pairs_on_the_patch_projections_are_served_as_peft_computes_them(base: Path, tmp_path: Path) -> None:
+    """A convolution; peft adapts it where "proj" is a target, as in adapters of others for all linear layers."""
+    targets = [
+        "vision_backbone.featurizer.embeddings.patch_embeddings.projection",
+        "vision_backbone.fused_featurizer.embeddings.patch_embedding",
+        "language_model.lm_head",
+    ]
+    expected = learn(base, tmp_path / "patches", targets, r=4, lora_alpha=8)
+    engine = Engine(load_checkpoint(base))
+    before = through_slot(engine)
+    engine.load_adapter(tmp_path / "patches")
+    engine.flip()
+    torch.testing.assert_close(through_slot(engine), expected, atol=1e-5, rtol=0)
+    assert (through_slot(engine) - before).abs().max() > 0.1
 
 
 def test_targets_leave_out_the_output_layer_and_the_towers_unless_asked(base: Path) -> None:
