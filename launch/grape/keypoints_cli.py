@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from grape.console import CommandError, console, table
+from grape.console import CommandError, console, progress, table
 
 app = typer.Typer(help="Keypoints: points on things, in the robot's base frame.", no_args_is_help=True)
 
@@ -40,6 +40,9 @@ def propose(
     grounding_dino: Annotated[
         Path | None, typer.Option(help="Folder of GroundingDINO's weights. Default: GRAPE_GROUNDING_DINO.")
     ] = None,
+    points: Annotated[
+        int, typer.Option(min=1, max=128, help="Points a side at which segment-anything looks for things.")
+    ] = 32,
     workspace: Annotated[
         str, typer.Option(help='Only what is in this box, base frame, metres: "x0 y0 z0 x1 y1 z1".')
     ] = "",
@@ -61,8 +64,9 @@ def propose(
     camera = load_calibration(calibration)
     frame = read_frame(color, depth, camera)
     extractor = feature_source(features.value, dinov2, device)
-    source = mask_source(masks, _words(names), _words(text), sam, grounding_dino, device)
-    proposed = propose_keypoints(frame, camera, calibration_hash(calibration), source, extractor, settings)
+    with progress("segmenting") as report:
+        source = mask_source(masks, _words(names), _words(text), sam, grounding_dino, device, points, report)
+        proposed = propose_keypoints(frame, camera, calibration_hash(calibration), source, extractor, settings)
     written = proposed.save(out)
     told = proposed.proposal
     rows = [

@@ -84,7 +84,7 @@ def test_pretrained_models_are_taken_from_their_folders(files: Path, propose: Pr
     assert code == 0, told
     assert json.loads((files / "out" / "keypoints.json").read_text())["features"] == "dinov2 dinov2"
     # A random SAM is sure of nothing.
-    refused(propose(*named, masks="sam"), "segment-anything: no mask in the image")
+    refused(propose(*named, "--points", "4", masks="sam"), "segment-anything: no mask in the image")
 
 
 def test_absent_weights_end_in_one_line_that_says_what_goes_where(files: Path, propose: Propose) -> None:

@@ -37,8 +37,11 @@ def test_it_finds_what_the_generator_finds(tmp_path: Path, min_area: int) -> Non
 
 def test_where_nothing_is_sure_there_is_no_mask(tmp_path: Path) -> None:
     tiny_sam(tmp_path)
-    source = sam_masks(tmp_path / "model.safetensors", SamSettings(points_per_side=2, predicted_iou=100.0))
+    told: list[tuple[int, int, str]] = []
+    settings = SamSettings(points_per_side=2, points_per_batch=3, predicted_iou=100.0)
+    source = sam_masks(tmp_path / "model.safetensors", settings, report=lambda *said: told.append(said))
     assert source(np.zeros((48, 64, 3), dtype=np.uint8)) == []
+    assert told == [(0, 4, "image"), (0, 4, "points"), (3, 4, "points"), (4, 4, "points")]
 
 
 def test_stability_is_the_share_that_survives_a_higher_cut() -> None:

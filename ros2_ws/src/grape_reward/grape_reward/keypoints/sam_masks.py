@@ -6,7 +6,7 @@ kept of which the model is sure and which hardly change with the threshold, of o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from grape_reward.keypoints.errors import KeypointsError
 from grape_reward.keypoints.masks import Color, Mask, Region
 from grape_reward.keypoints.nms import suppress
 from grape_reward.keypoints.sam_model import load_sam, part
+
+Report = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,19 @@ class Segmenter:
 
 
 class SamMasks:
-    """Masks of everything, best first. ``score`` is the IoU that the model predicts."""
+    """Masks of everything, best first. ``score`` is the IoU that the model predicts. ``report`` is called with how many
+    of how many points are searched and a word: on a CPU a search takes minutes."""
 
     described = "segment-anything"
 
-    def __init__(self, model: Any, settings: SamSettings | None = None) -> None:
+    def __init__(self, model: Any, settings: SamSettings | None = None, report: Report | None = None) -> None:
         self._segmenter = Segmenter(model)
+        self._report = report or (lambda done, total, said: None)
         self.settings = settings or SamSettings()
         self._overlap = self.settings.overlap
 
     def __call__(self, color: Color) -> list[Mask]:
+        self._report(0, self.settings.points_per_side**2, "image")
         self._segmenter.look(color)
         # A grid of 32 a side finds up to 3,072 masks: they wait with eight pixels a byte.
         found = [(np.packbits(mask.region), mask.score, bounding_box(mask.region)) for mask in self._search(color)]
@@ -111,8 +116,12 @@ class SamMasks:
         return self._tidied(masks)
 
     def _search(self, color: Color) -> Iterator[Mask]:
+        total, done = self.settings.points_per_side**2, 0
         for points in self._batches(color):
+            self._report(done, total, "points")
             yield from self._at(points)
+            done += len(points)
+        self._report(total, total, "points")
 
     def _batches(self, color: Color) -> Iterator[Array]:
         side, size = self.settings.points_per_side, self.settings.points_per_batch
@@ -162,6 +171,8 @@ def bounding_box(region: Region) -> Array:
     return np.array([columns[0], rows[0], columns[-1], rows[-1]], dtype=np.float64)
 
 
-def sam_masks(file: Path, settings: SamSettings | None = None, device: str = "cpu") -> SamMasks:
+def sam_masks(
+    file: Path, settings: SamSettings | None = None, device: str = "cpu", report: Report | None = None
+) -> SamMasks:
     """The source with the weights in a safetensors file. Raises WeightsError."""
-    return SamMasks(load_sam(file, device), settings)
+    return SamMasks(load_sam(file, device), settings, report)

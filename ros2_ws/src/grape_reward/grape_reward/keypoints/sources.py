@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from grape_reward.keypoints.errors import KeypointsError, WeightsError
@@ -18,9 +18,13 @@ def mask_source(
     sam: Path | None = None,
     grounding_dino: Path | None = None,
     device: str = "auto",
+    points: int = 32,
+    report: Callable[[int, int, str], None] | None = None,
 ) -> MaskSource:
     """``masks``: ``sam``, or the path of a label image whose values 1, 2, ... are called ``names``. With ``text``, the
-    things of these names only. Raises WeightsError saying which file goes where, and KeypointsError."""
+    things of these names only. ``points`` a side of segment-anything's grid; ``report``: see ``SamMasks``.
+
+    Raises WeightsError saying which file goes where, and KeypointsError."""
     if masks != "sam":
         if text:
             raise KeypointsError(f"--text: needs --masks sam; {masks} has its masks already")
@@ -30,12 +34,12 @@ def mask_source(
     weights = SAM.folder(sam) / SAM.files[0]
     detector_folder = GROUNDING_DINO.folder(grounding_dino) if text else None
     from grape_reward.keypoints.pretrained import best_device
-    from grape_reward.keypoints.sam_masks import SamMasks, Segmenter
+    from grape_reward.keypoints.sam_masks import SamMasks, SamSettings, Segmenter
     from grape_reward.keypoints.sam_model import load_sam
 
     model = load_sam(weights, best_device(device))
     if detector_folder is None:
-        return SamMasks(model)
+        return SamMasks(model, SamSettings(points_per_side=points), report)
     from grape_reward.keypoints.grounding import GroundedMasks, load_detector
 
     return GroundedMasks(load_detector(detector_folder, device=best_device(device)), Segmenter(model), text)
