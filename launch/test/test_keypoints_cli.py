@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from grape.cli import app
 from grape.console import guarded
@@ -83,6 +85,9 @@ def test_pretrained_models_are_taken_from_their_folders(files: Path, propose: Pr
     code, _, told = propose(*named)
     assert code == 0, told
     assert json.loads((files / "out" / "keypoints.json").read_text())["features"] == "dinov2 dinov2"
+    save_file({"layernorm.bias": torch.zeros(16)}, files / "dinov2" / "model.safetensors", {"format": "pt"})
+    refused(propose(*named), str(files / "dinov2"), "tensors are missing")
+    named = ["--sam", str(files / "sam"), "--features", "geometry"]
     # A random SAM is sure of nothing.
     refused(propose(*named, "--points", "4", masks="sam"), "segment-anything: no mask in the image")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from grape_reward.keypoints.dinov2 import load_dinov2
 from grape_reward.keypoints.errors import WeightsError
@@ -42,6 +43,12 @@ def test_another_model_or_a_damaged_one_is_named(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:2000])
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "config.json").write_text("hello")
+    tiny_dinov2(tmp_path / "swapped")
+    save_file(
+        {"embeddings.cls_token": torch.zeros(1, 1, 16)}, tmp_path / "swapped" / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(WeightsError, match=r"swapped: \d+ tensors are missing"):
+        load_dinov2(tmp_path / "swapped")
     for name, word in (("other", "grounding-dino"), ("cut", "cannot be loaded"), ("text", "cannot be loaded")):
         with pytest.raises(WeightsError, match=word) as error:
             load_dinov2(tmp_path / name)

@@ -14,7 +14,7 @@ from grape_episode.geometry import Array
 from grape_reward.keypoints.errors import WeightsError
 from grape_reward.keypoints.features import FeatureMap
 from grape_reward.keypoints.masks import Color
-from grape_reward.keypoints.pretrained import loaded, normalised
+from grape_reward.keypoints.pretrained import load_weights, loaded, normalised
 
 _KINDS = ("dinov2", "dinov2_with_registers")
 
@@ -44,5 +44,4 @@ def load_dinov2(folder: Path, device: str = "cpu") -> Dinov2Features:
     config = loaded(folder, lambda: AutoConfig.from_pretrained(folder, local_files_only=True))
     if config.model_type not in _KINDS:
         raise WeightsError(f"{folder}: model_type {config.model_type!r}: expected {' or '.join(_KINDS)}")
-    model = loaded(folder, lambda: AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True))
-    return Dinov2Features(model.to(device).eval(), folder.name)
+    return Dinov2Features(load_weights(AutoModel, folder).to(device), folder.name)

@@ -16,7 +16,7 @@ from grape_episode.geometry import Array
 from grape_reward.keypoints.errors import KeypointsError, WeightsError
 from grape_reward.keypoints.masks import Color, Mask
 from grape_reward.keypoints.nms import suppress
-from grape_reward.keypoints.pretrained import loaded, normalised
+from grape_reward.keypoints.pretrained import load_weights, loaded, normalised
 from grape_reward.keypoints.sam_masks import Segmenter
 
 
@@ -136,10 +136,5 @@ def load_detector(folder: Path, settings: GroundingSettings | None = None, devic
     # Its own kernel would be built, or fetched, when first used; plain torch does the same.
     config.disable_custom_kernels = True
     tokenizer = loaded(folder, lambda: AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    model = loaded(
-        folder,
-        lambda: GroundingDinoForObjectDetection.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True
-        ),
-    )
-    return Detector(model.to(device).eval(), tokenizer, settings)
+    model = load_weights(GroundingDinoForObjectDetection, folder, config=config)
+    return Detector(model.to(device), tokenizer, settings)

@@ -27,15 +27,35 @@ def normalised(color: Color) -> torch.Tensor:
 
 def loaded(folder: Path, load: Callable[[], Any]) -> Any:
     """What ``load`` gives. Raises WeightsError naming the folder where its files are damaged or of another kind."""
-    bars = logging.is_progress_bar_enabled()
+    # Bars and tables of transformers' own would stand around the one line that a person is to read.
+    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         return load()
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"{folder}: cannot be loaded: {' '.join(str(error).split())[:300]}") from None
     finally:
+        logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+
+
+def load_weights(kind: Any, folder: Path, **more: Any) -> Any:
+    """A model of the class ``kind`` with the safetensors in ``folder``, ready to infer. Raises WeightsError naming the
+    folder, also where a tensor is missing: transformers would go on with random numbers in its place."""
+    model, told = loaded(
+        folder,
+        lambda: kind.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **more
+        ),
+    )
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise WeightsError(
+            f"{folder}: {len(missing)} tensors are missing, {missing[0]} the first: weights of another model"
+        )
+    return model.eval()
 
 
 def best_device(named: str = "auto") -> str:
