@@ -65,7 +65,7 @@ def main() -> int:
         "benchmark": "score_three_ways",
         "episodes": len(found),
         "equal": equal,
-        "different": [one.episode_id for one in found if not one.equal],
+        "different": {one.episode_id: one.differences for one in found if not one.equal},
         "successes": sum(score.success == 1 for score in scores),
         "distinct_hashes": len({one.hashes[0] for one in found}),
         "seconds": round(time.monotonic() - began, 1),

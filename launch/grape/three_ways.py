@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -48,6 +49,12 @@ class ThreeScores:
             hashlib.sha256(told.encode()).hexdigest() for told in (self.live, self.replayed, self.offline)
         )
         return live, replayed, offline
+
+    @property
+    def differences(self) -> list[str]:
+        """Names of the fields in which they differ."""
+        told = [json.loads(score) for score in (self.live, self.replayed, self.offline)]
+        return sorted(name for name in told[0] if any(one.get(name) != told[0][name] for one in told))
 
     @property
     def equal(self) -> bool:
