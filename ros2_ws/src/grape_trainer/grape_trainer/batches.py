@@ -1,4 +1,4 @@
-"""Which pairs train, which are held out, and in what order: all of it from the seed alone."""
+"""Which pairs (or episodes to imitate) train, which are held out, in what order: all of it from the seed alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grape_trainer.pairs import Pair
+from grape_trainer.objectives import Item
 from grape_trainer.ranking import Group
 from grape_trainer.settings import Settings
 
@@ -20,36 +20,36 @@ LEAST_STATES = 5
 class Split:
     """``train`` and ``held`` share no initial state."""
 
-    train: tuple[Pair, ...]
-    held: tuple[Pair, ...]
+    train: tuple[Item, ...]
+    held: tuple[Item, ...]
 
 
-def split(pairs: Sequence[Pair], settings: Settings) -> Split:
+def split(items: Sequence[Item], settings: Settings) -> Split:
     """Hold out ``settings.holdout`` of the initial states, then keep ``settings.max_pairs`` of the rest."""
-    groups = _groups(pairs)
+    groups = _groups(items)
     names = sorted(groups)
     order = [names[i] for i in np.random.default_rng([settings.seed, 1]).permutation(len(names))]
     count = 0
     if settings.holdout > 0 and len(names) >= LEAST_STATES:
         count = max(1, round(settings.holdout * len(names)))
     held, rest = order[:count], order[count:]
-    kept = [pair for name in _by_turns(rest) for pair in groups[name]]
+    kept = [item for name in _by_turns(rest) for item in groups[name]]
     if settings.max_pairs:
         kept = kept[: settings.max_pairs]
-    return Split(tuple(kept), tuple(pair for name in held for pair in groups[name]))
+    return Split(tuple(kept), tuple(item for name in held for item in groups[name]))
 
 
-def schedule(pairs: Sequence[Pair], settings: Settings) -> list[list[Pair]]:
+def schedule(items: Sequence[Item], settings: Settings) -> list[list[Item]]:
     """The batches of all epochs, in order.
 
     The pairs of an initial state stay together: they share episodes, and an episode passes the model once a
     batch. A batch closes after the state with which it holds ``settings.batch_pairs`` pairs or more."""
-    groups = _groups(pairs)
+    groups = _groups(items)
     names = sorted(groups)
-    batches: list[list[Pair]] = []
+    batches: list[list[Item]] = []
     for epoch in range(settings.epochs):
         order = np.random.default_rng([settings.seed, 2, epoch]).permutation(len(names))
-        batch: list[Pair] = []
+        batch: list[Item] = []
         for i in order:
             batch.extend(groups[names[i]])
             if len(batch) >= settings.batch_pairs:
@@ -60,10 +60,10 @@ def schedule(pairs: Sequence[Pair], settings: Settings) -> list[list[Pair]]:
     return batches[: settings.max_updates] if settings.max_updates else batches
 
 
-def _groups(pairs: Sequence[Pair]) -> dict[Group, list[Pair]]:
-    groups: dict[Group, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.group, []).append(pair)
+def _groups(items: Sequence[Item]) -> dict[Group, list[Item]]:
+    groups: dict[Group, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.group, []).append(item)
     return groups
 
 

@@ -1,4 +1,5 @@
-"""The policy under training: a checkpoint with LoRA adapters; its reference is itself with the adapter off."""
+"""The policy under training: a checkpoint with LoRA adapters. Its reference is itself, with the adapter off or with
+another one in its place."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from grape_policy.adapters import TOWERS, lora_targets
+from grape_policy.adapters import TOWERS, LoraWeights, lora_targets
 from grape_policy.checkpoint import Vla
 from grape_policy.logprobs import gather_logprobs
 from grape_trainer import peft_folder
@@ -23,11 +25,20 @@ class Learner:
     """Log-probs of trajectories under policy and reference, and the LoRA weights they depend on.
 
     ``adapter``: a PEFT folder to go on with, with its own rank and targets; None: a new adapter, which starts as
-    the identity. Where the towers are frozen their features are computed once and kept in ``cache``.
-    Raises TrainingError naming the file."""
+    the identity. ``reference``: the adapter of the reference policy; None: the base model alone. Where the towers are
+    frozen their features are computed once and kept in ``cache``. Raises TrainingError naming the file."""
 
-    def __init__(self, vla: Vla, settings: Settings, cache: ByteCache, adapter: Path | None = None) -> None:
+    def __init__(
+        self,
+        vla: Vla,
+        settings: Settings,
+        cache: ByteCache,
+        adapter: Path | None = None,
+        reference: LoraWeights | None = None,
+    ) -> None:
         self.vla, self.cache, self.chunk = vla, cache, settings.chunk
+        self._reference = reference
+        self._towers_changed = False
         self.base_hash = vla.base_hash
         with torch.random.fork_rng(devices=[]):
             # A is drawn at random by peft; B is zero
@@ -47,21 +58,36 @@ class Learner:
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
-        """Within it the adapter is off: the base model alone."""
-        with self.peft.disable_adapter():
+        """Within it the model is the reference policy."""
+        with self.under(self._reference):
             yield
+
+    @contextlib.contextmanager
+    def under(self, other: LoraWeights | None) -> Iterator[None]:
+        """Within it the model is the base with another adapter in the place of the trained one; None: the base alone.
+
+        Raises TrainingError naming the adapter and a module that the model does not have."""
+        with self.peft.disable_adapter(), contextlib.ExitStack() as held:
+            if other is not None:
+                for name, (a, b) in other.layers.items():
+                    held.callback(self._put(name, a, b, other.path).remove)
+                self._towers_changed = any(name.startswith(TOWERS) for name in other.layers)
+            try:
+                yield
+            finally:
+                self._towers_changed = False
 
     def log_probs(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
         """(stop - start, 7) log-probs of the recorded tokens, nats, differentiable by ``parameters``."""
-        tokens = trajectory.tokens[start:stop].to(self._device)
+        tokens = trajectory.tokens[start:stop].to(self.device)
         return gather_logprobs(self.logits(trajectory, start, stop), tokens)
 
     def logits(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
         """(stop - start, 7, V) teacher-forced logits at the action positions."""
         model = self.vla.model
-        tokens = trajectory.tokens[start:stop].to(self._device)
-        prompts = [p.to(self._device) for p in trajectory.prompts[start:stop]]
-        if self.towers_frozen:
+        tokens = trajectory.tokens[start:stop].to(self.device)
+        prompts = [p.to(self.device) for p in trajectory.prompts[start:stop]]
+        if self.towers_frozen and not self._towers_changed:
             patches = model.projector(self._features(trajectory, start, stop))
         else:
             patches = model.patch_embeddings(self._pixels(trajectory, start, stop))
@@ -84,16 +110,36 @@ class Learner:
         set_peft_model_state_dict(self.peft, state)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where the weights lie."""
         return self.parameters[0].device
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """Of the base weights."""
         return self.vla.model.projector.fc1.weight.dtype
+
+    def _put(self, name: str, a: Tensor, b: Tensor, path: Path) -> RemovableHandle:
+        """Add B A x to what a linear layer gives."""
+        try:
+            module = self.vla.model.get_submodule(name)
+        except AttributeError:
+            raise TrainingError(f"{path}: module {name} is not in the model") from None
+        base = getattr(module, "base_layer", module)
+        if not isinstance(base, nn.Linear) or base.weight.shape != (b.shape[0], a.shape[1]):
+            raise TrainingError(f"{path}: A {tuple(a.shape)} and B {tuple(b.shape)} do not fit module {name}")
+        dtype = torch.promote_types(torch.float32, base.weight.dtype)
+        a, b = a.to(self.device, dtype), b.to(self.device, dtype)
+
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            delta = nn.functional.linear(nn.functional.linear(inputs[0].to(dtype), a), b)
+            return (output + delta).to(output.dtype)
+
+        return module.register_forward_hook(add)
 
     def _pixels(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
         images = self.cache.get(("images", trajectory.episode_id), trajectory.images)
-        return self.vla.processor.pixels(images[start:stop]).to(self._device, self._dtype)
+        return self.vla.processor.pixels(images[start:stop]).to(self.device, self.dtype)
 
     def _features(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
         # whole episodes at a time, so that a step's features do not depend on who asks first
@@ -102,21 +148,21 @@ class Learner:
         if not self.cache.fits(per_step * len(trajectory)):
             with torch.no_grad():
                 return self.vla.model.vision_backbone(self._pixels(trajectory, start, stop))
-        return self.cache.get(key, lambda: self._all_features(trajectory))[start:stop].to(self._device)
+        return self.cache.get(key, lambda: self._all_features(trajectory))[start:stop].to(self.device)
 
     def _all_features(self, trajectory: Trajectory) -> Tensor:
         images = trajectory.images()
         parts = []
         with torch.no_grad():
             for at in range(0, len(trajectory), self.chunk):
-                pixels = self.vla.processor.pixels(images[at : at + self.chunk]).to(self._device, self._dtype)
+                pixels = self.vla.processor.pixels(images[at : at + self.chunk]).to(self.device, self.dtype)
                 parts.append(self.vla.model.vision_backbone(pixels).cpu())
         return torch.cat(parts)
 
     def _feature_bytes(self) -> int:
         spec = self.vla.spec
         patches = (spec.image_size // spec.towers[0].patch) ** 2
-        return patches * spec.vision_width * torch.finfo(self._dtype).bits // 8
+        return patches * spec.vision_width * torch.finfo(self.dtype).bits // 8
 
 
 def new_config(model: nn.Module, settings: Settings) -> LoraConfig:

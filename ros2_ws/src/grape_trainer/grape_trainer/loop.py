@@ -87,7 +87,7 @@ class Align:
             entries = self._phase(number, "score", lambda: self._score(files, before))
             pairs = self._phase(number, "pair", lambda: files.pair(entries, self.config.settings))
             summary |= _pair_summary(pairs)
-            if not pairs.pairs:
+            if not pairs.pairs and not self.config.settings.clones:
                 raise Stop(_no_pairs(pairs, number))
             result = self._phase(number, "train", lambda: self._train(files, before))
             summary["training"] = dataclasses.asdict(result)
@@ -162,6 +162,8 @@ class Align:
             pairs=str(files.pairs_path.resolve()),
             output=str(files.train_folder.resolve()),
             adapter=str(self.registry.path(before)) if before else "",
+            registry=str(config.registry.resolve()),
+            cache=str((config.folder / "log_probs").resolve()),
             preset=config.settings.preset,
             settings=config.settings.to_dict(),
             threads=config.threads,

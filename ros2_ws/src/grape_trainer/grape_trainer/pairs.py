@@ -61,6 +61,10 @@ class Pair:
         return (self.task, self.variant, self.initial_state)
 
     @property
+    def episodes(self) -> tuple[str, ...]:
+        return (self.chosen, self.rejected)
+
+    @property
     def name(self) -> str:
         return f"{self.chosen} over {self.rejected}"
 

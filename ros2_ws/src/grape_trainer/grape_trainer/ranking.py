@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -74,21 +75,27 @@ class Ranked:
         return bool(self.scores[i] - self.scores[j] > margin)
 
     def order(self, indices: Sequence[int]) -> list[int]:
-        """``indices`` from best to worst; equal ones by episode id, so that the order is reproducible."""
+        """``indices`` from best to worst; equal ones by episode id, so that the order is reproducible.
+
+        By success alone nearly all are equal: there a hash of the id draws among them."""
 
         def key(i: int) -> tuple[float, float, str]:
             success = self.candidates[i].success if self.success_first else 0
-            return (-success, -float(self.scores[i]), self.candidates[i].episode_id)
+            name = self.candidates[i].episode_id
+            if self.terms.keys() == {"success"}:
+                name = hashlib.sha256(name.encode()).hexdigest()
+            return (-success, -float(self.scores[i]), name)
 
         return sorted(indices, key=key)
 
 
 def rank(candidates: Sequence[Candidate], ranking: str, lambdas: Sequence[float] = (0.01, 0.01, 2.0)) -> Ranked:
-    """Rank scores under ``balanced`` or ``paper``.
+    """Rank scores under ``balanced``, ``paper`` or ``success``.
 
     ``balanced``: success, log R_ext and per-token R_self, each z-scored within its task and dropped there
     when it does not vary, summed; success comes first whatever the sum. ``paper``: Eq. 10 with ``lambdas``
-    of R_self (a sum over steps), R_ext and I_success. Raises PairsError for an unknown ranking."""
+    of R_self (a sum over steps), R_ext and I_success. ``success``: I_success alone.
+    Raises PairsError for an unknown ranking."""
     success = np.array([c.success for c in candidates], dtype=np.float64)
     log_ext = np.array([c.log_r_ext for c in candidates], dtype=np.float64)
     dropped: dict[str, tuple[str, ...]] = {}
@@ -114,11 +121,13 @@ def rank(candidates: Sequence[Candidate], ranking: str, lambdas: Sequence[float]
                     terms[name][rows] = scaled
             if constant:
                 dropped[task] = tuple(constant)
+    elif ranking == "success":
+        terms = {"success": success}
     else:
-        raise PairsError(f"unknown ranking {ranking!r}: balanced or paper")
+        raise PairsError(f"unknown ranking {ranking!r}: balanced, paper or success")
     scores = np.sum(list(terms.values()), axis=0) if len(candidates) else np.zeros(0)
     shares = _shares(candidates, terms, scores)
-    return Ranked(tuple(candidates), scores, terms, shares, dropped, success_first=ranking == "balanced")
+    return Ranked(tuple(candidates), scores, terms, shares, dropped, success_first=ranking != "paper")
 
 
 def _z_score(values: Array) -> Array | None:

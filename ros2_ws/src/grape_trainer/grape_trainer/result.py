@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grape_trainer.errors import TrainingError
 from grape_trainer.files import read_json
 
-RESULT = "result.json"
+RESULT, LEFT_OUT = "result.json", "left_out.json"
 FINISHED, DRIFT, KL, TIME = "finished", "drift", "kl", "time"
 
 
@@ -18,7 +18,9 @@ class Result:
     """How a run ended: ``reason`` for people, ``status`` one of finished, drift, kl, time.
 
     ``updates`` were done, the weights are those after ``kept_update`` of them; ``changed`` is False when they are
-    those it began with. ``figures``: the last check and the last update."""
+    those it began with. ``figures``: the last check and the last update. ``left_out``: episodes that were not trained
+    on, each with ``episode_id``, ``path`` and ``reason``; ``recorded_difference``: the largest one between a recorded
+    and a recomputed log-prob among those that were, nats."""
 
     status: str
     reason: str
@@ -29,6 +31,8 @@ class Result:
     held_pairs: int
     figures: dict[str, Any]
     seconds: float
+    left_out: list[dict[str, str]] = field(default_factory=list)
+    recorded_difference: float = 0.0
 
 
 def read_result(output: Path) -> Result:

@@ -10,8 +10,14 @@ from typing import Any
 
 from grape_trainer.errors import SettingsError
 
-RANKINGS = ("balanced", "paper")
+METHODS = ("tpo", "step_dpo", "success_only", "filtered_bc", "sft")
+CLONING = ("filtered_bc", "sft")
+"""Methods that imitate episodes; the others learn from pairs."""
+RANKINGS = ("balanced", "paper", "success")
 BETA_MODES = ("sum", "pair_mean_length")
+LOSSES = ("trajectory", "length_normalised")
+REFERENCES = ("sft", "previous")
+STATISTICS = ("own", "base")
 
 
 @dataclass(frozen=True)
@@ -20,8 +26,13 @@ class Settings:
 
     preset: str = "default"
 
+    method: str = "tpo"
+    """``tpo``: Eq. 5-6; ``step_dpo``: the paper's step-wise baseline; ``success_only``: TPO on pairs chosen by success
+    alone; ``filtered_bc``: behaviour cloning of successful rollouts; ``sft``: Eq. 1 on demonstrations."""
+
     ranking: str = "balanced"
-    """``balanced``: success, log R_ext and per-token R_self z-scored within the task; ``paper``: Eq. 10."""
+    """``balanced``: success, log R_ext and per-token R_self z-scored within the task; ``paper``: Eq. 10;
+    ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes)."""
     m: int = 2
     """Top m against bottom m of each initial state, at most half of its rollouts each."""
     lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)
@@ -29,14 +40,31 @@ class Settings:
     min_margin: float = 0.0
     """Pairs of equal success are kept only above this difference of rank score."""
 
+    reference: str = "sft"
+    """``sft``: the base model, adapter off; ``previous``: the adapter that training starts from."""
+    recorded_tolerance: float = 1e-4
+    """An episode is left out where a recomputed log-prob differs from the recorded one by more, nats a token, in
+    float32 and float64; 0: no such check."""
+    recorded_tolerance_bf16: float = 0.5
+    """The same in bfloat16, where serving and training round differently."""
+
+    loss: str = "trajectory"
+    """``trajectory``: Eq. 5; ``length_normalised``: each side's log-ratio divided by its own number of steps."""
     beta: float = 4.5
     beta_mode: str = "pair_mean_length"
-    """``sum``: Eq. 5 as printed; ``pair_mean_length``: beta divided by the mean length of the two sides."""
+    """Of loss ``trajectory``. ``sum``: Eq. 5 as printed; ``pair_mean_length``: beta divided by the mean length of the
+    two sides."""
+    positive_anchor: float = 0.0
+    """Weight of DPO-Positive's term: a chosen side below its reference counts against the margin; 0: off."""
+    window: int = 1
+    """Of method ``step_dpo``: consecutive steps that are one decision."""
     supervised_weight: float = 10.0
     """Weight of the mean token cross-entropy of the chosen trajectory; 0: off."""
 
     lora_rank: int = 32
     lora_alpha: int = 32
+    statistics: str = "own"
+    """Of method ``sft``. ``own``: action statistics of the demonstrations; ``base``: those of the base model."""
     train_towers: bool = False
     """LoRA on the vision towers as well as on projector and language model."""
 
@@ -84,10 +112,18 @@ class Settings:
             if not condition:
                 raise SettingsError(f"setting {name}: must be {wanted}, not {getattr(self, name)!r}")
 
-        check(self.ranking in RANKINGS, "ranking", f"one of {', '.join(RANKINGS)}")
-        check(self.beta_mode in BETA_MODES, "beta_mode", f"one of {', '.join(BETA_MODES)}")
+        for name, known in (
+            ("method", METHODS),
+            ("ranking", RANKINGS),
+            ("beta_mode", BETA_MODES),
+            ("loss", LOSSES),
+            ("reference", REFERENCES),
+            ("statistics", STATISTICS),
+        ):
+            check(getattr(self, name) in known, name, f"one of {', '.join(known)}")
         for name in (
             "m",
+            "window",
             "lora_rank",
             "epochs",
             "batch_pairs",
@@ -101,6 +137,9 @@ class Settings:
             check(getattr(self, name) > 0, name, "above 0")
         for name in (
             "min_margin",
+            "recorded_tolerance",
+            "recorded_tolerance_bf16",
+            "positive_anchor",
             "supervised_weight",
             "weight_decay",
             "clip_norm",
@@ -119,6 +158,16 @@ class Settings:
         check(0 <= self.holdout < 1, "holdout", "in [0, 1)")
         check(len(self.lambdas) == 3 and all(map(math.isfinite, self.lambdas)), "lambdas", "three finite numbers")
         check(len(self.adam_betas) == 2 and all(0 <= b < 1 for b in self.adam_betas), "adam_betas", "two in [0, 1)")
+
+    @property
+    def pairing(self) -> str:
+        """The ranking by which pairs are chosen."""
+        return "success" if self.method == "success_only" else self.ranking
+
+    @property
+    def clones(self) -> bool:
+        """Are episodes imitated, without pairs?"""
+        return self.method in CLONING
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; ``settings(**)`` of it gives the same record."""

@@ -1,4 +1,5 @@
-"""For tests of what trains: a rig that makes up its rollouts, and bags for a tiny random checkpoint."""
+"""For tests of what trains: a rig that makes up its rollouts, and bags for a tiny random checkpoint. Actions and images
+are random, the log-probs are what the model says of them."""
 
 from __future__ import annotations
 
@@ -8,21 +9,47 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from grape_episode.episode import Episode
 from grape_episode.synthetic import make_episode, write_episode
 from grape_policy.adapters import AdapterError, read_adapter
 from grape_policy.checkpoint import Vla
+from grape_policy.engine import Engine
+from grape_policy.logprobs import token_logprobs
 from grape_trainer.rig import Ack, Job, Rollout
 
 QUICK = {"learning_rate": 1e-3, "batch_pairs": 4, "check_every": 2, "checkpoint_every": 1, "warmup": 0, "chunk": 4}
 """Settings with which a handful of pairs trains in a second."""
 
 
+Score = Callable[[NDArray[np.uint8], str, NDArray[np.int32]], NDArray[np.float32]]
+"""(image, instruction, tokens) -> (7,) log-probs."""
+
+
+def base_score(vla: Vla) -> Score:
+    """What the checkpoint's model says, as its weights are now."""
+
+    def score(image: NDArray[np.uint8], instruction: str, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        pixels = vla.processor.pixels(image[None]).to(vla.model.projector.fc1.weight.dtype)
+        wanted = torch.from_numpy(tokens).long()[None]
+        with torch.no_grad():
+            return token_logprobs(vla.model, pixels, [vla.processor.prompt(instruction)], wanted)[0].float().numpy()
+
+    return score
+
+
 def episode_for(
-    vla: Vla, seed: int, steps: int = 5, success: bool = True, adapter_id: str = "", **more: object
+    vla: Vla,
+    seed: int,
+    steps: int = 5,
+    success: bool = True,
+    adapter_id: str = "",
+    score: Score | None = None,
+    **more: object,
 ) -> Episode:
-    """A synthetic episode whose tokens, images and base hash fit the checkpoint."""
+    """A synthetic episode whose tokens, images, log-probs and base hash fit the checkpoint, or what ``score`` says."""
     high = vla.spec.vocab_size
     made = make_episode(
         seed,
@@ -34,10 +61,12 @@ def episode_for(
         adapter_id=adapter_id,
         **more,  # type: ignore[arg-type]
     )
-    random = np.random.default_rng([seed, 7])
-    # the recorded log-probs give R_self its variance
-    noisy = tuple(replace(s, logprobs=-random.random(7).astype(np.float32)) for s in made.steps)
-    return replace(made, steps=noisy)
+    ask = score or base_score(vla)
+    told = []
+    for step in made.steps:
+        assert step.image is not None
+        told.append(replace(step, logprobs=ask(step.image, step.instruction, step.tokens)))
+    return replace(made, steps=tuple(told))
 
 
 class SyntheticRig:
@@ -62,7 +91,7 @@ class SyntheticRig:
         self.loads: list[str] = []
         self.jobs: list[Job] = []
         self.stop = threading.Event()
-        self._names = 0
+        self._engine = Engine(vla)
 
     def collect(self, jobs: Sequence[Job], done: Callable[[Rollout], None]) -> None:
         for job in jobs:
@@ -80,6 +109,8 @@ class SyntheticRig:
             wanted = read_adapter(path, self.vla.base_hash).manifest.adapter_id if path else ""
         except AdapterError as error:
             return Ack(False, str(error), self.serving)
+        self._engine.load_adapter(path)
+        self._engine.flip()
         self.serving = wanted
         self.loads.append(wanted)
         return Ack(True, "", wanted)
@@ -88,7 +119,6 @@ class SyntheticRig:
         return self.stop.is_set() or (self.cancel_after is not None and len(self.jobs) >= self.cancel_after)
 
     def _roll(self, job: Job) -> Rollout:
-        self._names += 1
         number = len(list(self.root.glob("*"))) if self.root.exists() else 0
         name = f"{job.task}-{job.initial_state}-{job.seed % 10**8}-{number}"
         episode = episode_for(
@@ -97,6 +127,7 @@ class SyntheticRig:
             self.steps + job.seed % 3,
             self.successes(job.seed),
             self.serving,
+            self._engine.score,
             task=job.task,
             initial_state=job.initial_state,
             objective=job.objective,

@@ -29,25 +29,39 @@ StepLogProbs = Callable[[S, int, int], Tensor]
 """``(trajectory, start, stop)`` -> (stop - start, 7) log-probs of the recorded tokens, nats, differentiable."""
 
 
+Weight = float | Tensor
+"""What the log-probs of an episode are multiplied with: one number, or (T,) float64, one a step."""
+
+
 @dataclass(frozen=True)
 class Loss:
     """Eq. 5 with ``beta`` on the sum of log-ratios (``mode`` sum) or divided by the mean length of the two
-    sides (``mode`` pair_mean_length), plus ``supervised`` times the chosen side's mean token cross-entropy."""
+    sides (``mode`` pair_mean_length), plus ``supervised`` times the chosen side's mean token cross-entropy.
+
+    ``length_normalised``: another loss, in which each side's sum is divided by its own number of steps, whatever the
+    mode. ``positive``: DPO-Positive (Pal et al., 2024): as far as the chosen side lies below its reference, that many
+    times the difference counts against the margin."""
 
     beta: float = 0.1
     mode: str = "sum"
     supervised: float = 0.0
+    length_normalised: bool = False
+    positive: float = 0.0
 
-    def pair_beta(self, chosen_steps: int, rejected_steps: int) -> float:
-        """The factor on the difference of the two log-ratio sums."""
+    def pair_betas(self, chosen_steps: int, rejected_steps: int) -> tuple[float, float]:
+        """The factors on the log-ratio sums of chosen and rejected side."""
+        if self.length_normalised:
+            return self.beta / chosen_steps, self.beta / rejected_steps
         if self.mode == "sum":
-            return self.beta
-        return self.beta / (0.5 * (chosen_steps + rejected_steps))
+            return self.beta, self.beta
+        beta = self.beta / (0.5 * (chosen_steps + rejected_steps))
+        return beta, beta
 
 
 @dataclass(frozen=True)
 class PairFigures:
-    """One pair at the current weights. Rewards are implicit (Eq. 3 without Z), drifts nats a step."""
+    """One pair at the current weights. Rewards are implicit (Eq. 3 without Z), drifts nats a step; ``accuracy``: the
+    share of its comparisons in which the chosen side has the higher reward."""
 
     preference_loss: float
     supervised_loss: float
@@ -55,6 +69,7 @@ class PairFigures:
     reward_rejected: float
     drift_chosen: float
     drift_rejected: float
+    accuracy: float
 
     @property
     def margin(self) -> float:
@@ -91,22 +106,25 @@ def compare(
         ratio_rejected = float((current[rejected] - reference[rejected]).sum())
         steps_chosen, steps_rejected = len(current[chosen]), len(current[rejected])
         tokens_chosen = current[chosen].numel()
-        beta = loss.pair_beta(steps_chosen, steps_rejected)
-        z = beta * (ratio_chosen - ratio_rejected)
+        beta_chosen, beta_rejected = loss.pair_betas(steps_chosen, steps_rejected)
+        reward_chosen, reward_rejected = beta_chosen * ratio_chosen, beta_rejected * ratio_rejected
+        fallen = loss.positive if ratio_chosen < 0 else 0.0
+        z = (1.0 + fallen) * reward_chosen - reward_rejected
         figures.append(
             PairFigures(
-                preference_loss=_softplus(-z),
+                preference_loss=softplus(-z),
                 supervised_loss=-float(current[chosen].sum()) / tokens_chosen,
-                reward_chosen=beta * ratio_chosen,
-                reward_rejected=beta * ratio_rejected,
+                reward_chosen=reward_chosen,
+                reward_rejected=reward_rejected,
                 drift_chosen=ratio_chosen / steps_chosen,
                 drift_rejected=ratio_rejected / steps_rejected,
+                accuracy=float(reward_chosen > reward_rejected),
             )
         )
-        slope = beta * _sigmoid(-z) / len(pairs)
+        slope = sigmoid(-z) / len(pairs)
         anchor = loss.supervised / tokens_chosen / len(pairs)
-        coefficients[chosen] = coefficients.get(chosen, 0.0) - slope - anchor
-        coefficients[rejected] = coefficients.get(rejected, 0.0) + slope
+        coefficients[chosen] = coefficients.get(chosen, 0.0) - slope * (1.0 + fallen) * beta_chosen - anchor
+        coefficients[rejected] = coefficients.get(rejected, 0.0) + slope * beta_rejected
     return figures, coefficients
 
 
@@ -118,26 +136,34 @@ def batch_loss(figures: Sequence[PairFigures], loss: Loss) -> float:
 def gradient(
     log_probs: StepLogProbs[S],
     trajectories: Iterable[S],
-    coefficients: Mapping[str, float],
+    coefficients: Mapping[str, Weight],
     parameters: Sequence[Tensor],
     chunk: int,
+    found: dict[str, Tensor] | None = None,
 ) -> list[Tensor]:
-    """The gradient by ``parameters`` of the sum over trajectories of coefficient times summed log-prob.
+    """The gradient by ``parameters`` of the sum over trajectories of coefficient times log-prob, the coefficient of a
+    trajectory one number or one a step. Into ``found`` go the (T, 7) log-probs, float64, where it is given.
 
     One graph of at most ``chunk`` steps lives at a time. The chunks are added up in float64: chosen and
     rejected sides nearly cancel, and float32 sums would lose the difference."""
     total = [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in parameters]
     for trajectory in trajectories:
-        coefficient = coefficients.get(trajectory.episode_id, 0.0)
-        if coefficient == 0.0:
+        weight = coefficients.get(trajectory.episode_id, 0.0)
+        if found is None and not (weight.any() if isinstance(weight, Tensor) else weight):
             continue
         steps = len(trajectory)
+        values: list[Tensor] = []
         for at in range(0, steps, chunk):
-            summed = log_probs(trajectory, at, min(at + chunk, steps)).sum()
-            parts = torch.autograd.grad(summed, parameters, allow_unused=True)
-            for into, part in zip(total, parts, strict=True):
-                if part is not None:
-                    into.add_(part, alpha=coefficient)
+            part = log_probs(trajectory, at, min(at + chunk, steps))
+            values.append(part.detach().double())
+            scale = 1.0 if isinstance(weight, Tensor) else weight
+            if isinstance(weight, Tensor):
+                part = part * weight[at : at + chunk, None].to(part)
+            for into, grad in zip(total, torch.autograd.grad(part.sum(), parameters, allow_unused=True), strict=True):
+                if grad is not None:
+                    into.add_(grad, alpha=scale)
+        if found is not None:
+            found[trajectory.episode_id] = torch.cat(values)
     return total
 
 
@@ -161,15 +187,15 @@ def episode_gradient(
     return torch.cat(values), total
 
 
-def combine(gradients: Mapping[str, Sequence[Tensor]], coefficients: Mapping[str, float]) -> list[Tensor]:
-    """The sum over episodes of coefficient times gradient, parameter by parameter."""
-    total: list[Tensor] = []
+def combine(
+    gradients: Mapping[str, Sequence[Tensor]], coefficients: Mapping[str, Weight], parameters: Sequence[Tensor]
+) -> list[Tensor]:
+    """The sum over episodes of coefficient (one number an episode) times gradient, parameter by parameter."""
+    total = [torch.zeros(p.shape, dtype=torch.float64, device=p.device) for p in parameters]
     for episode_id, parts in gradients.items():
         coefficient = coefficients.get(episode_id, 0.0)
-        if not total:
-            total = [torch.zeros_like(part) for part in parts]
         for into, part in zip(total, parts, strict=True):
-            into.add_(part, alpha=coefficient)
+            into.add_(part, alpha=coefficient)  # type: ignore[arg-type]
     return total
 
 
@@ -178,24 +204,29 @@ def norm(gradients: Iterable[Tensor]) -> float:
     return math.sqrt(sum(float(g.double().pow(2).sum()) for g in gradients))
 
 
-def step_kl(policy_logits: Tensor, reference_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(policy, reference) and the policy's entropy, nats a step: each (B,), from logits (B, 7, V).
+def step_kl(policy_logits: Tensor, reference_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """KL(policy, reference), KL(reference, policy) and the policy's entropy, nats a step: each (B,), from logits
+    (B, 7, V).
 
     Summed over the seven token positions under the recorded prefixes; with prefixes sampled from the policy
     this is the chain rule's estimate of the divergence of the whole action."""
     log_p = torch.log_softmax(policy_logits.double(), dim=-1)
     log_q = torch.log_softmax(reference_logits.double(), dim=-1)
-    p = log_p.exp()
+    p, q = log_p.exp(), log_q.exp()
     # 0 log 0 = 0, also where padding of the vocabulary has logit -inf on both sides
-    log_p, log_q = log_p.masked_fill(p == 0, 0.0), log_q.masked_fill(p == 0, 0.0)
-    return (p * (log_p - log_q)).sum(dim=(-1, -2)), -(p * log_p).sum(dim=(-1, -2))
+    entropy = -(p * log_p.masked_fill(p == 0, 0.0)).sum(dim=(-1, -2))
+    forward = (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(dim=(-1, -2))
+    reverse = (q * (log_q - log_p).masked_fill(q == 0, 0.0)).sum(dim=(-1, -2))
+    return forward, reverse, entropy
 
 
-def _softplus(x: float) -> float:
+def softplus(x: float) -> float:
+    """log(1 + exp(x)) without overflow."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
-def _sigmoid(x: float) -> float:
+def sigmoid(x: float) -> float:
+    """1 / (1 + exp(-x)) without overflow."""
     if x >= 0:
         return 1.0 / (1.0 + math.exp(-x))
     e = math.exp(x)

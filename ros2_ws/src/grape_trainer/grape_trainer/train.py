@@ -1,38 +1,40 @@
-"""``python -m grape_trainer.train CONFIG.json``: pairs and bags in, a PEFT adapter with its manifest out.
+"""``python -m grape_trainer.train CONFIG.json``: episodes in, a PEFT adapter with its manifest out.
 
-The output folder gets ``adapter/`` (PEFT folder and manifest.json), ``metrics.jsonl``, ``result.json`` and, while
-it runs, ``checkpoints/``: started again after any end, the same command goes on where it was."""
+The output folder gets ``adapter/`` (PEFT folder and manifest.json; of method ``sft`` ``model/``, a checkpoint, as well
+or instead), ``metrics.jsonl``, ``left_out.json``, ``result.json`` and, while it runs, ``checkpoints/``: started again
+after any end, the same command goes on where it was. ``--processes N``, ``accelerate launch`` and torchrun share the
+work among processes, with the same result."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import dataclasses
-import datetime
 import fcntl
-import hashlib
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from grape_policy.adapters import AdapterError, AdapterManifest, adapter_hash, read_adapter
+from grape_policy.adapters import AdapterError, adapter_hash, read_adapter
 from grape_policy.checkpoint import CheckpointError, Vla, load_checkpoint
-from grape_trainer import peft_folder
+from grape_trainer import data, recorded
 from grape_trainer.config import TrainConfig, read_config
 from grape_trainer.errors import SettingsError, TrainerError, TrainingError
 from grape_trainer.files import read_json, write_json
 from grape_trainer.learner import Learner
-from grape_trainer.pairs import PairSet, read_pairs
-from grape_trainer.result import RESULT, Result, read_result
+from grape_trainer.log_probs import Adapters, LogProbs
+from grape_trainer.output import write_adapter, write_model
+from grape_trainer.processes import Team, join_team, members
+from grape_trainer.result import LEFT_OUT, RESULT, Result, read_result
 from grape_trainer.settings import Settings
 from grape_trainer.training import Training
-from grape_trainer.trajectories import ByteCache, Library
+from grape_trainer.trajectories import ByteCache
 
 Progress = Callable[[int, int, dict[str, Any]], None]
 
@@ -43,69 +45,64 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, metrics:
     Raises TrainerError, naming the file, setting or pair."""
     if config.threads:
         torch.set_num_threads(config.threads)
-    resolved = config.resolved()
+    chosen = config.resolved()
     output = Path(config.output)
-    pairs = read_pairs(Path(config.pairs))
+    team, device = join_team(config.device)
     try:
-        vla = load_checkpoint(Path(config.model), config.device, getattr(torch, config.dtype))
+        vla = load_checkpoint(Path(config.model), device, getattr(torch, config.dtype))
         parent = Path(config.adapter) if config.adapter else None
         parent_id = adapter_hash(parent) if parent else ""
         if parent:
             read_adapter(parent, vla.base_hash)
     except (CheckpointError, AdapterError) as error:
         raise TrainingError(str(error)) from None
-    mark = _fingerprint(config, resolved, pairs, vla.base_hash, parent_id)
+    found = data.source(config, chosen, vla, parent_id)
+    mark = data.fingerprint(config, chosen, found, vla.base_hash, parent_id)
     if (output / RESULT).exists():
         return _finished(output, mark)
+    if not team.first:
+        return _train(config, chosen, found, vla, parent_id, mark, progress, team)
     output.mkdir(parents=True, exist_ok=True)
     with _alone(output):
-        return _train(config, resolved, pairs, vla, parent, parent_id, mark, progress)
+        return _train(config, chosen, found, vla, parent_id, mark, progress, team)
 
 
 def _train(
     config: TrainConfig,
-    resolved: Settings,
-    pairs: PairSet,
+    chosen: Settings,
+    found: data.Source,
     vla: Vla,
-    parent: Path | None,
     parent_id: str,
     mark: str,
     progress: Progress,
+    team: Team,
 ) -> Result:
+    team.barrier()  # the first process holds the folder
     output = Path(config.output)
-    cache = ByteCache(resolved.cache_mb * 2**20)
-    learner = Learner(vla, resolved, cache, parent)
-    paths = {c.episode_id: c.path for c in pairs.candidates}
-    library = Library(paths, vla.processor.prompt, vla.spec.image_size, vla.base_hash, cache)
-    result = Training(learner, library, pairs, resolved, output, mark, progress).run()
-    try:
-        _write_adapter(output / "adapter", learner, pairs, resolved, result, vla, parent_id)
-    except AdapterError as error:
-        raise TrainingError(str(error)) from None
-    write_json(output / RESULT, {**dataclasses.asdict(result), "fingerprint": mark})
+    parent = Path(config.adapter) if config.adapter else None
+    registry = Path(config.registry) if config.registry else None
+    adapters = Adapters(vla.base_hash, registry, {parent_id: parent} if parent else None)
+    reference = parent_id if chosen.reference == "previous" else ""
+    cache = ByteCache(chosen.cache_mb * 2**20)
+    learner = Learner(vla, chosen, cache, parent, adapters.get(reference))
+    log_probs = LogProbs(learner, adapters, Path(config.cache) if config.cache else output / "log_probs")
+    ready, found = data.checked(found, log_probs, chosen, reference, team)
+    left_out = recorded.reasons(found.left_out)
+    if team.first:
+        write_json(output / LEFT_OUT, {"left_out": left_out, "recorded_difference": ready.worst})
+        for one in left_out:
+            print(f"left out: {one['episode_id']}: {one['reason']}", file=sys.stderr, flush=True)
+    result = Training(learner, ready, chosen, output, mark, progress, team).run()
+    result = dataclasses.replace(result, left_out=left_out)
+    if team.first:
+        if found.statistics is None:
+            # an adapter on other statistics would be served with the base's and act wrongly
+            write_adapter(output / "adapter", learner, chosen, result, found.pedigree)
+        if chosen.method == "sft":
+            write_model(output / "model", learner, found.statistics)
+        write_json(output / RESULT, {**dataclasses.asdict(result), "fingerprint": mark})
+    team.barrier()
     return result
-
-
-def _write_adapter(
-    folder: Path, learner: Learner, pairs: PairSet, resolved: Settings, result: Result, vla: Vla, parent: str
-) -> None:
-    peft_folder.write_adapter(folder, learner.state(), learner.config)
-    programs = sorted({c.cost_program_hash for c in pairs.candidates})
-    manifest = AdapterManifest(
-        adapter_id=adapter_hash(folder),
-        base_hash=vla.base_hash,
-        parent=parent,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        episodes=tuple(sorted({side for p in pairs.pairs for side in (p.chosen, p.rejected)})),
-        pairs=len(pairs.pairs),
-        cost_program_hash=",".join(programs),
-        objective=pairs.objective,
-        settings=resolved.to_dict(),
-        metrics={"status": result.status, "reason": result.reason, "updates": result.updates, **result.figures},
-        verdict={},
-    )
-    peft_folder.write_manifest(folder, manifest)
-    read_adapter(folder, vla.base_hash)
 
 
 @contextlib.contextmanager
@@ -124,19 +121,6 @@ def _alone(output: Path, patience: float = 30.0) -> Iterator[None]:
         yield
 
 
-def _fingerprint(config: TrainConfig, resolved: Settings, pairs: PairSet, base_hash: str, parent: str) -> str:
-    """Everything that decides the result, save where the files lie."""
-    told: Mapping[str, Any] = {
-        "settings": resolved.to_dict(),
-        "pairs": [dataclasses.asdict(p) for p in pairs.pairs],
-        "episodes": sorted(c.episode_id for c in pairs.candidates),
-        "base_hash": base_hash,
-        "adapter": parent,
-        "dtype": config.dtype,
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
 def _finished(output: Path, mark: str) -> Result:
     if read_json(output / RESULT, TrainingError).get("fingerprint") != mark:
         raise TrainingError(
@@ -147,9 +131,10 @@ def _finished(output: Path, mark: str) -> Result:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status 0, 1 where training failed, 2 for wrong use; one line on stderr."""
-    parser = argparse.ArgumentParser(prog="grape_trainer.train", description="Trajectory-wise preference optimisation.")
+    parser = argparse.ArgumentParser(prog="grape_trainer.train", description="Preference optimisation and cloning.")
     parser.add_argument("config", type=Path, metavar="CONFIG.json")
     parser.add_argument("--with-parent", action="store_true", help="end when the process that started this one ends")
+    parser.add_argument("--processes", type=int, default=1, help="processes of this machine that share the work")
     options = parser.parse_args(arguments)
     parent = os.getppid() if options.with_parent else 0
     try:
@@ -158,7 +143,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        with _bar() as shown:
+        with members(options.processes, options.config), _bar() as shown:
 
             def progress(done: int, total: int, metrics: dict[str, Any]) -> None:
                 if parent and os.getppid() != parent:
@@ -169,7 +154,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (TrainerError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(json.dumps({"status": result.status, "reason": result.reason, "changed": result.changed}))
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(json.dumps({"status": result.status, "reason": result.reason, "changed": result.changed}))
     return 0
 
 

@@ -1,9 +1,11 @@
-"""The updates of a TPO run: bounded, checked against held-out steps, resumable."""
+"""The updates of a run: bounded, checked against held-out steps, resumable, the same in one process or several."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,36 +19,53 @@ from grape_trainer.checks import Probe
 from grape_trainer.errors import NonFiniteError, TrainingError
 from grape_trainer.files import append_line, read_lines, write_lines
 from grape_trainer.learner import Learner
-from grape_trainer.pairs import Pair, PairSet
+from grape_trainer.log_probs import LogProbs
+from grape_trainer.objectives import Item, Metrics, Weights, objective
+from grape_trainer.processes import Team
 from grape_trainer.result import DRIFT, FINISHED, KL, TIME, Result
 from grape_trainer.settings import Settings
-from grape_trainer.trajectories import Library, Trajectory
+from grape_trainer.trajectories import Shelf
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from. ``steps``: episode id -> T of every episode of the items; ``fresh``: the same of episodes
+    in no item, on which the policy may be looked at; ``reference``: id of the reference policy's adapter; ``worst``:
+    the largest difference that the drift check let pass, nats."""
+
+    items: Sequence[Item]
+    steps: Mapping[str, int]
+    shelf: Shelf
+    log_probs: LogProbs
+    reference: str = ""
+    fresh: Mapping[str, int] = field(default_factory=dict)
+    worst: float = 0.0
 
 
 class Training:
-    """One run over ``pairs``. ``folder`` gets metrics.jsonl and checkpoints; ``progress`` is called with
-    (updates done, updates, metrics of the last one)."""
+    """One run over ``data``. ``folder`` gets metrics.jsonl and checkpoints; ``progress`` is called with
+    (updates done, updates, metrics of the last one), in the first process of ``team``."""
 
     def __init__(
         self,
         learner: Learner,
-        library: Library,
-        pairs: PairSet,
+        data: Data,
         settings: Settings,
         folder: Path,
         fingerprint: str,
         progress: Callable[[int, int, dict[str, Any]], None] = lambda done, total, metrics: None,
+        team: Team | None = None,
     ) -> None:
-        if not pairs.pairs:
+        if not data.items:
             raise TrainingError("the pairs file holds no pair: there is nothing to learn from")
-        self.learner, self.library, self.settings, self.folder = learner, library, settings, folder
-        self.fingerprint, self.progress = fingerprint, progress
+        self.learner, self.data, self.settings, self.folder = learner, data, settings, folder
+        self.fingerprint, self.progress, self.team = fingerprint, progress, team or Team()
         self.metrics_path = folder / "metrics.jsonl"
-        self.loss = tpo.Loss(settings.beta, settings.beta_mode, settings.supervised_weight)
-        self.parts = split(pairs.pairs, settings)
+        self.objective = objective(settings)
+        self.parts = split(data.items, settings)
         self.batches = schedule(self.parts.train, settings)
         self.reference: dict[str, Tensor] = {}
-        self.probe = Probe(pairs, self.parts, settings)
+        self.probe = Probe(self.parts, data.steps, data.fresh, data.shelf, settings)
         self.optimizer = torch.optim.AdamW(
             learner.parameters,
             lr=settings.learning_rate,
@@ -60,7 +79,9 @@ class Training:
         held = self._begin()
         status, reason = FINISHED, f"all {len(self.batches)} updates done"
         while held.update < len(self.batches):
-            if self.settings.max_seconds and time.monotonic() - begun > self.settings.max_seconds:
+            limit = self.settings.max_seconds
+            # one clock for all processes
+            if limit and self.team.agree(time.monotonic() - begun > limit):
                 status, reason = TIME, f"{self.settings.max_seconds:g} s are over after {held.update} updates"
                 break
             metrics = self._update(held.update, self.batches[held.update])
@@ -74,13 +95,14 @@ class Training:
                 break
             held.update += 1
             held.figures |= metrics
-            append_line(self.metrics_path, metrics)
+            self._write(metrics)
             if held.update % self.settings.check_every == 0 or held.update == len(self.batches):
                 status_now, reason_now = self._check(held)
                 if status_now:
                     status, reason = status_now, reason_now
                     break
-            self.progress(held.update, len(self.batches), metrics)
+            if self.team.first:
+                self.progress(held.update, len(self.batches), metrics)
             if held.update % self.settings.checkpoint_every == 0:
                 self._checkpoint(held)
         if status == TIME:
@@ -100,77 +122,93 @@ class Training:
             held_pairs=len(self.parts.held),
             figures=held.figures,
             seconds=time.monotonic() - begun,
+            recorded_difference=self.data.worst,
         )
 
     def _begin(self) -> states.RunState:
         held = states.load(self.folder / "checkpoints", self.fingerprint)
+        self.team.barrier()  # all have read before the first one writes
         if held is None:
-            write_lines(self.metrics_path, [])
+            if self.team.first:
+                write_lines(self.metrics_path, [])
             weights = self.learner.state()
             return states.RunState(update=0, weights=weights, good=weights, good_update=0)
         self.learner.load_state(held.weights)
         states.restore_moments(self.optimizer, held.moments)
         if held.rng is not None:
             torch.set_rng_state(held.rng)
-        # what was written after the checkpoint happens again
-        lines = [line for line in read_lines(self.metrics_path) if line["update"] <= held.update]
-        write_lines(self.metrics_path, lines)
+        if self.team.first:
+            # what was written after the checkpoint happens again
+            lines = [line for line in read_lines(self.metrics_path) if line["update"] <= held.update]
+            write_lines(self.metrics_path, lines)
         return held
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.team.first:
+            append_line(self.metrics_path, line)
 
     def _checkpoint(self, held: states.RunState) -> None:
         held.weights = self.learner.state()
         held.moments = states.moments_of(self.optimizer)
         held.rng = torch.get_rng_state()
-        states.save(self.folder / "checkpoints", held, self.fingerprint)
+        if self.team.first:
+            states.save(self.folder / "checkpoints", held, self.fingerprint)
 
-    def _update(self, number: int, batch: Sequence[Pair]) -> dict[str, Any]:
+    def _update(self, number: int, batch: Sequence[Item]) -> dict[str, Any]:
         begun = time.monotonic()
-        ids = sorted({side for pair in batch for side in (pair.chosen, pair.rejected)})
-        trajectories = self.library.get(ids)
-        self._add_references(trajectories)
-        sides = [(pair.chosen, pair.rejected) for pair in batch]
-        log_probs, chunk, parameters = self.learner.log_probs, self.settings.chunk, self.learner.parameters
-        if self._one_pass(len(ids)):
-            each = {t.episode_id: tpo.episode_gradient(log_probs, t, parameters, chunk) for t in trajectories}
-            current = {name: values for name, (values, _) in each.items()}
-            figures, coefficients = self._compare(batch, sides, current)
-            grads = tpo.combine({name: parts for name, (_, parts) in each.items()}, coefficients)
-        else:
-            current = {t.episode_id: tpo.token_log_probs(log_probs, t, chunk) for t in trajectories}
-            figures, coefficients = self._compare(batch, sides, current)
-            grads = tpo.gradient(log_probs, trajectories, coefficients, parameters, chunk)
+        ids = sorted({name for item in batch for name in item.episodes})
+        steps = {name: self.data.steps[name] for name in ids}
+        self._add_references(ids)
+        metrics, grads, current = self._gradient(batch, ids, steps)
+        bad = [item for item, own in zip(batch, metrics, strict=True) if not math.isfinite(own["loss"])]
+        if bad:
+            raise NonFiniteError(f"the loss of {_names(bad)} is not finite")
+        grads = self.team.sum(grads)
         size = tpo.norm(grads)
         if not size < float("inf"):
             raise NonFiniteError(f"update {number}: the gradient is not finite, pairs {_names(batch)}")
         rate = self._step(number, grads, size)
-        mean = _mean
+        total = sum(steps.values())
+        fallen = sum(float((self.reference[name] - current[name]).sum()) for name in ids)
         return {
             "update": number + 1,
             "updates": len(self.batches),
-            "loss": tpo.batch_loss(figures, self.loss),
-            "preference_loss": mean(f.preference_loss for f in figures),
-            "supervised_loss": mean(f.supervised_loss for f in figures),
-            "reward_chosen": mean(f.reward_chosen for f in figures),
-            "reward_rejected": mean(f.reward_rejected for f in figures),
-            "margin": mean(f.margin for f in figures),
-            "accuracy": mean(float(f.margin > 0) for f in figures),
-            "drift_chosen": mean(f.drift_chosen for f in figures),
-            "drift_rejected": mean(f.drift_rejected for f in figures),
+            **{name: sum(own[name] for own in metrics) / len(batch) for name in metrics[0]},
+            # of the recorded actions: KL(reference, policy) as far as these are the reference's own
+            "kl_sampled": fallen / total,
             "grad_norm": size,
             "learning_rate": rate,
             "pairs": len(batch),
-            "steps": sum(len(t) for t in trajectories),
+            "steps": total,
             "seconds": time.monotonic() - begun,
         }
 
-    def _compare(
-        self, batch: Sequence[Pair], sides: list[tuple[str, str]], current: dict[str, Tensor]
-    ) -> tuple[list[tpo.PairFigures], dict[str, float]]:
-        figures, coefficients = tpo.compare(sides, current, self.reference, self.loss)
-        bad = [pair for pair, figure in zip(batch, figures, strict=True) if not figure.finite]
-        if bad:
-            raise NonFiniteError(f"the loss of {_names(bad)} is not finite")
-        return figures, coefficients
+    def _gradient(
+        self, batch: Sequence[Item], ids: Sequence[str], steps: Mapping[str, int]
+    ) -> tuple[list[Metrics], list[Tensor], dict[str, Tensor]]:
+        """The items' metrics, this process's part of the gradient of the batch's loss, all log-probs."""
+        mine = self.team.balanced(steps, ids)
+        trajectories = [self.data.shelf[name] for name in mine]
+        log_probs, chunk, parameters = self.learner.log_probs, self.settings.chunk, self.learner.parameters
+
+        def compare(own: Mapping[str, Tensor]) -> tuple[list[Metrics], Weights, dict[str, Tensor]]:
+            current = self.team.log_probs(own, steps, ids)
+            return *self.objective.compare(batch, current, self.reference), current
+
+        fixed = self.objective.fixed(batch, steps)
+        own: dict[str, Tensor] = {}
+        if fixed is not None:
+            grads = tpo.gradient(log_probs, trajectories, fixed, parameters, chunk, own)
+            metrics, _, current = compare(own)
+        elif self.objective.uniform and self._one_pass(len(mine)):
+            each = {t.episode_id: tpo.episode_gradient(log_probs, t, parameters, chunk) for t in trajectories}
+            metrics, weights, current = compare({name: values for name, (values, _) in each.items()})
+            grads = tpo.combine({name: parts for name, (_, parts) in each.items()}, weights, parameters)
+        else:
+            own = {t.episode_id: tpo.token_log_probs(log_probs, t, chunk) for t in trajectories}
+            metrics, weights, current = compare(own)
+            grads = tpo.gradient(log_probs, trajectories, weights, parameters, chunk)
+        return metrics, grads, current
 
     def _step(self, number: int, grads: list[Tensor], size: float) -> float:
         settings = self.settings
@@ -186,17 +224,18 @@ class Training:
 
     def _check(self, held: states.RunState) -> tuple[str, str]:
         """Held-out figures into the metrics; the weights become the good ones, or why the run must stop."""
-        self._add_references(self.library.get(self.probe.episodes))
-        found = self.probe.measure(self.learner, self.library, self.reference, self.loss)
-        line = {"update": held.update, "check": found}
-        append_line(self.metrics_path, line)
+        probe = self.probe
+        self._add_references(probe.episodes)
+        current = self._log_probs(probe.episodes)
+        found = probe.measure(self.learner, self.data.shelf, current, self.reference, self.objective, self.team)
+        self._write({"update": held.update, "check": found})
         held.figures["check"] = found
         settings = self.settings
         if not found["kl"] < float("inf"):
             raise NonFiniteError(f"update {held.update}: KL to the reference is not finite")
         if settings.drift_bound and found["drift_chosen"] < settings.drift_bound:
             return DRIFT, (
-                f"update {held.update}: the chosen side of {self.probe.kind} pairs drifted "
+                f"update {held.update}: the chosen side of {self.probe.kind} episodes drifted "
                 f"{found['drift_chosen']:.3f} nats a step from the reference, bound {settings.drift_bound:g}"
             )
         if settings.kl_bound and found["kl"] > settings.kl_bound:
@@ -211,20 +250,26 @@ class Training:
         held = sum(p.numel() for p in self.learner.parameters) * 8 * episodes
         return held <= self.settings.gradient_mb * 2**20
 
-    def _add_references(self, trajectories: Sequence[Trajectory]) -> None:
-        with self.learner.reference():
-            for t in trajectories:
-                if t.episode_id not in self.reference:
-                    values = tpo.token_log_probs(self.learner.log_probs, t, self.settings.chunk)
-                    if not bool(torch.isfinite(values).all()):
-                        raise NonFiniteError(f"{t.path}: log-probs under the reference are not finite")
-                    self.reference[t.episode_id] = values
+    def _log_probs(self, names: Sequence[str]) -> dict[str, Tensor]:
+        steps = {name: self.data.steps[name] for name in names}
+        chunk = self.settings.chunk
+        own = {
+            name: tpo.token_log_probs(self.learner.log_probs, self.data.shelf[name], chunk)
+            for name in self.team.balanced(steps, names)
+        }
+        return self.team.log_probs(own, steps, names)
+
+    def _add_references(self, names: Iterable[str]) -> None:
+        missing = sorted(set(names) - set(self.reference))
+        if not missing:
+            return
+        steps = {name: self.data.steps[name] for name in missing}
+        own = {
+            name: self.data.log_probs.of(self.data.shelf[name], self.data.reference)
+            for name in self.team.balanced(steps, missing)
+        }
+        self.reference |= self.team.log_probs(own, steps, missing)
 
 
-def _mean(values: Any) -> float:
-    held = list(values)
-    return sum(held) / len(held)
-
-
-def _names(pairs: Sequence[Pair]) -> str:
-    return ", ".join(pair.name for pair in pairs)
+def _names(items: Sequence[Item]) -> str:
+    return ", ".join(item.name for item in items)

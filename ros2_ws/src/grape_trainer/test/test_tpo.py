@@ -125,7 +125,7 @@ def test_one_pass_gives_what_two_give() -> None:
     parameters = list(policy.parameters())
     each = {k: tpo.episode_gradient(policy.log_probs, t, parameters, 8) for k, t in trajectories.items()}
     _, coefficients = tpo.compare(PAIRS, {k: values for k, (values, _) in each.items()}, reference, loss)
-    one = tpo.combine({k: parts for k, (_, parts) in each.items()}, coefficients)
+    one = tpo.combine({k: parts for k, (_, parts) in each.items()}, coefficients, parameters)
     assert tpo.norm(a - b for a, b in zip(one, two, strict=True)) <= 1e-6 * tpo.norm(two)
 
 
@@ -192,12 +192,14 @@ def test_nan_log_probs_are_seen() -> None:
 def test_kl_is_zero_at_the_reference_and_equals_torch_elsewhere() -> None:
     g = torch.Generator().manual_seed(3)
     a, b = (torch.randn(5, 7, 11, generator=g, dtype=torch.float64) for _ in range(2))
-    kl, entropy = tpo.step_kl(a, a)
+    kl, reverse, entropy = tpo.step_kl(a, a)
+    assert torch.equal(kl, reverse)
     assert torch.allclose(kl, torch.zeros(5, dtype=torch.float64), atol=1e-14)
     assert torch.allclose(entropy, torch.distributions.Categorical(logits=a).entropy().sum(-1))
-    kl, _ = tpo.step_kl(a, b)
+    kl, reverse, _ = tpo.step_kl(a, b)
     one, other = torch.distributions.Categorical(logits=a), torch.distributions.Categorical(logits=b)
     assert torch.allclose(kl, torch.distributions.kl_divergence(one, other).sum(-1))
+    assert torch.allclose(reverse, torch.distributions.kl_divergence(other, one).sum(-1))
     padded = torch.nn.functional.pad(a, (0, 3), value=-math.inf)
     assert torch.allclose(tpo.step_kl(padded, torch.nn.functional.pad(b, (0, 3), value=-math.inf))[0], kl)
 
