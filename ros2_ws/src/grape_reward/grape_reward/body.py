@@ -22,6 +22,7 @@ KNOWN = 0.5
 _CHANGE = 0.05
 _STILL = 0.002
 _LEAST = 5
+_DOUBTFUL = 0.6
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class TrackerSettings:
     ``held_within``: of the TCP, nearer than which an object may go with the hand; ``open_share``: of the widest opening
     seen, above which the gripper holds nothing; ``unseen``: share of the object in view below which it counts as
     covered; ``patience``: time in which confidence in a covered object falls to 1/e; ``reaction``: the same when the
-    image says otherwise; ``retry``: time between two searches for an object; ``found``: score from which it is."""
+    image says otherwise; ``retry``: time between two searches for an object or for a better
+    pose of it; ``found``: score from which it is."""
 
     features: int = 36
     threshold: float = 0.006
@@ -40,7 +42,7 @@ class TrackerSettings:
     patience: float = 6.0
     reaction: float = 0.25
     retry: float = 0.2
-    found: float = 0.45
+    found: float = 0.38
     flow: FlowSettings = field(default_factory=FlowSettings)
 
 
@@ -138,10 +140,15 @@ class Body:
         good = good & np.isfinite(depth) & (color_agreement(chroma(color), self.colors) > 0.1)
         target = frame.calibration.deproject(ends, np.where(np.isfinite(depth), depth, 1.0))
         fit = self._measured(frame, predicted, target, good)
+        # What costs more than a look is done now and then.
+        self._wait -= seconds
+        due = self._wait <= 0.0
+        if due:
+            self._wait = settings.retry
         if fit.seen >= settings.unseen:
-            fit = self._laid_anew(frame, fit)
-        if fit.seen < settings.unseen or fit.quality < KNOWN:
-            fit = self._found(frame, fit, seconds) or fit
+            fit = self._laid_anew(frame, fit, due)
+        if due and (fit.seen < settings.unseen or fit.quality < KNOWN):
+            fit = self._found(frame, fit) or fit
         way = fit.pose.apply(model.center) - self.pose.apply(model.center)
         self._moving = fit.pose.after(self.pose.inverse()) if np.linalg.norm(way) > _STILL else None
         self.pose, self._score, self.visible = fit.pose, fit.score, fit.seen >= settings.unseen
@@ -175,23 +182,20 @@ class Body:
         # What the features measure is finer than what the model's colours can tell.
         return moved if moved.score >= plain.score - _CHANGE else plain
 
-    def _laid_anew(self, frame: Frame, fit: _Fit) -> _Fit:
+    def _laid_anew(self, frame: Frame, fit: _Fit, due: bool) -> _Fit:
         """Flow drifts, the model does not: where it agrees less than before, the pose nearby at which it does most."""
-        if fit.score >= self._score - 0.02:
+        doubtful = due and fit.score < _DOUBTFUL
+        if fit.score >= self._score - 0.02 and not doubtful:
             return fit
-        reach = (0.003, 3) if fit.score > 0.3 else (0.012, 7)
+        reach = (0.003, 3) if fit.score > 0.3 and not doubtful else (0.012, 8)
         pose, score = polish(self.model, frame, fit.pose, *reach)
         if score <= fit.score + 0.01:
             return fit
         finer = _Fit(pose, self.model.judge(frame, [pose]), fit.agreed, fit.support)
         return finer if finer.seen >= 0.5 * fit.seen else fit
 
-    def _found(self, frame: Frame, fit: _Fit, seconds: float) -> _Fit | None:
-        """The object somewhere else than at ``fit``; it is looked for again and again, but not all the time."""
-        self._wait -= seconds
-        if self._wait > 0.0:
-            return None
-        self._wait = self._settings.retry
+    def _found(self, frame: Frame, fit: _Fit) -> _Fit | None:
+        """The object somewhere else than at ``fit``, within a reach that grows with the time it has been lost."""
         reach = 0.08 + 0.4 * min(self._lost_for, 1.5)
         pose = search(self.model, self._palette, frame, fit.pose, reach, self._settings.found)
         if pose is None:

@@ -70,10 +70,11 @@ def tracked_overlay(
 
 
 def _text(
-    image: NDArray[np.uint8], text: str, middle: tuple[int, int], scale: float, colour: Colour, outline: Colour | None
+    image: NDArray[np.uint8], text: str, middle: tuple[int, int], scale: float, colour: Colour, plate: Colour | None
 ) -> None:
+    """Text around a pixel; on a plate of a colour, so that it can be read on whatever is behind it."""
     size = cv2.getTextSize(text, _FONT, scale, 1)[0]
-    origin = (middle[0] - size[0] // 2, middle[1] + size[1] // 2)
-    if outline is not None:
-        cv2.putText(image, text, origin, _FONT, scale, outline, 3, cv2.LINE_AA)
-    cv2.putText(image, text, origin, _FONT, scale, colour, 1, cv2.LINE_AA)
+    left, bottom = middle[0] - size[0] // 2, middle[1] + size[1] // 2
+    if plate is not None:
+        cv2.rectangle(image, (left - 2, bottom - size[1] - 3), (left + size[0] + 2, bottom + 3), plate, -1)
+    cv2.putText(image, text, (left, bottom), _FONT, scale, colour, 1, cv2.LINE_AA)

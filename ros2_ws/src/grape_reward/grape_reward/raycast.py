@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -30,7 +32,7 @@ class Box:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        object.__setattr__(self, "pattern", rng.uniform(-1.0, 1.0, (6, _CELLS, _CELLS, 3)))
+        object.__setattr__(self, "pattern", rng.uniform(-1.0, 1.0, (6, _CELLS, _CELLS, 1)))
 
     def moved(self, pose: Pose) -> Box:
         """The same box elsewhere."""
@@ -55,23 +57,40 @@ def raycast(
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32]]:
     """Colour (H, W, 3) uint8 RGB, depth (H, W) float32 metres along the optical axis, and labels (H, W): the index of
     the box that is seen, -1 for the table, which is the plane z = 0."""
+    rays, depth, color = (values.copy() for values in _table(calibration))
+    labels = np.full(depth.shape, -1, dtype=np.int32)
+    for index, box in enumerate(boxes):
+        area = _window(calibration, box)
+        near, shade = _hit(calibration.eye, rays[area], box)
+        seen = near < depth[area]
+        depth[area] = np.where(seen, near, depth[area])
+        color[area] = np.where(seen[..., None], shade, color[area])
+        labels[area] = np.where(seen, index, labels[area])
+    return np.clip(np.rint(color), 0, 255).astype(np.uint8), depth.astype(np.float32), labels
+
+
+@functools.lru_cache(maxsize=2)
+def _table(calibration: Calibration) -> tuple[Array, Array, Array]:
+    """Rays (H, W, 3) along which the parameter is the depth, and depth (H, W) and colour (H, W, 3) of the table."""
     height, width = calibration.height, calibration.width
     rows, columns = np.indices((height, width))
     rays = calibration.deproject(np.stack([columns, rows], axis=-1).astype(float), np.ones((height, width)))
     rays -= calibration.eye
-    # Along these rays the parameter is the depth itself.
     depth = np.where(rays[..., 2] < -1e-9, calibration.eye[2] / -np.minimum(rays[..., 2], -1e-9), np.inf)
     spot = calibration.eye + depth[..., None] * rays
     grain = 1.0 + 0.03 * np.sin(70.0 * spot[..., 0] + 23.0 * spot[..., 1])
-    color = np.array(_TABLE) * grain[..., None]
-    labels = np.full((height, width), -1, dtype=np.int32)
-    for index, box in enumerate(boxes):
-        near, shade = _hit(calibration.eye, rays, box)
-        seen = near < depth
-        depth = np.where(seen, near, depth)
-        color[seen] = shade[seen]
-        labels[seen] = index
-    return np.clip(np.rint(color), 0, 255).astype(np.uint8), depth.astype(np.float32), labels
+    return rays, depth, np.array(_TABLE) * grain[..., None]
+
+
+def _window(calibration: Calibration, box: Box) -> tuple[slice, slice]:
+    """The part of the image that the box can be in."""
+    corners = np.array(list(itertools.product((-0.5, 0.5), repeat=3))) * box.size
+    pixels, depth = calibration.project(box.pose.rotation.apply(corners) + box.pose.position)
+    if (depth <= 0.01).any():
+        return slice(None), slice(None)
+    low = np.floor(pixels.min(axis=0)).astype(int).clip(0)
+    high = np.ceil(pixels.max(axis=0)).astype(int).clip(-1) + 1
+    return slice(low[1], high[1]), slice(low[0], high[0])
 
 
 def _hit(eye: Array, rays: Array, box: Box) -> tuple[Array, Array]:

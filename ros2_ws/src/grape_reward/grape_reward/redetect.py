@@ -16,7 +16,7 @@ _STRIDE = 2
 _TURNS = 8
 _CLUSTERS = 4
 _SKETCH = 80
-_DOUBT = 0.3
+_DOUBT, _OVERTURNED = 0.3, 0.1
 _AREA = (0.05, 3.0)
 
 
@@ -76,15 +76,17 @@ def search(
         tries += [Rigid(turn, 0.5 * (low + high) - turn @ model.center) for turn in attitudes]
     if not tries:
         return None
-    scores = sketch.judge(frame, tries).score
+    # What stood upright most likely does so still: of poses that explain the image alike, the overturned are not taken.
+    doubt = np.tile([0.0] * (2 * _TURNS) + [_OVERTURNED] * (len(attitudes) - 2 * _TURNS), len(tries) // len(attitudes))
+    scores = sketch.judge(frame, tries).score - doubt
     best: tuple[Rigid, float] | None = None
     for index in np.argsort(-scores, kind="stable")[:3]:
-        found = polish(sketch, frame, tries[index])
-        if best is None or found[1] > best[1]:
-            best = found
+        pose, score = polish(sketch, frame, tries[index])
+        if best is None or score - doubt[index] > best[1]:
+            best = pose, score - float(doubt[index])
     if best is None or best[1] < enough:
         return None
-    pose, score = polish(model, frame, best[0], 0.003, 4)
+    pose, score = polish(model, frame, best[0], 0.006, 8)
     # The farther off, the surer it must be: much may look alike in a large part of the image.
     distance = float(np.linalg.norm(pose.apply(model.center) - center))
     return pose if score >= enough + _DOUBT * distance else None

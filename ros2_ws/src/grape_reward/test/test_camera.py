@@ -1,4 +1,4 @@
-"""Pixels, depth and points lead into each other, as OpenCV has it too; a calibration file says what is wrong with it."""
+"""Pixels, depth and points lead into each other, as OpenCV has it; a calibration file says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -107,12 +107,12 @@ def test_no_distortion_may_be_said(tmp_path: Path) -> None:
 def test_a_file_that_is_no_calibration_ends_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "camera.yaml"
     path.write_bytes(content)
-    with pytest.raises(CalibrationError, match="camera.yaml") as caught:
+    with pytest.raises(CalibrationError, match=r"camera\.yaml") as caught:
         load_calibration(path)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     for read in (load_calibration, calibration_hash):
-        with pytest.raises(CalibrationError, match="gone.yaml"):
+        with pytest.raises(CalibrationError, match=r"gone\.yaml"):
             read(tmp_path / "gone.yaml")

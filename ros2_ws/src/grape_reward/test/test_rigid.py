@@ -131,7 +131,7 @@ def test_ties_settle_the_turn_about_a_line() -> None:
 def test_ties_hardly_pull_at_what_pairs_determine() -> None:
     rng = np.random.default_rng(4)
     points = rng.uniform(-0.05, 0.05, (30, 3))
-    found = refine(points, points + [0.02, 0.0, 0.0], Rigid(), 0.05, (points, points))
+    found = refine(points, points + np.array([0.02, 0.0, 0.0]), Rigid(), 0.05, (points, points))
     assert np.linalg.norm(found.motion.translation - [0.02, 0, 0]) < 0.001
 
 
