@@ -187,7 +187,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         vla = load_checkpoint(arguments.model, device, dtype)
         prompt = vla.processor.prompt(INSTRUCTION)
     ours, plain = Ours(vla, prompt, arguments.threads, arguments.adapter), Plain(vla, prompt)
-    width, height = map(int, arguments.frame.split("x"))
+    side = vla.spec.image_size
+    frame_size = arguments.frame or ("640x480" if arguments.random_7b else f"{side}x{side}")
+    width, height = map(int, frame_size.split("x"))
     frames = np.random.default_rng(0).integers(0, 256, (8, height, width, 3), dtype=np.uint8)
     for frame in frames[:4]:
         ours(frame)
@@ -211,7 +213,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         "dtype": str(dtype).removeprefix("torch."),
         "adapter": arguments.adapter,
         "threads": arguments.threads,
-        "frame": arguments.frame,
+        "frame": frame_size,
         "trials": arguments.trials,
         "p50_ms": round(p50, 3),
         "p99_ms": round(p99, 3),
@@ -234,7 +236,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", help="default: bfloat16 on a GPU, float32 on a CPU")
     parser.add_argument("--adapter", choices=("none", "unmerged", "merged"), help="default: merged on a GPU, else none")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--frame", default="640x480", help="width x height of the camera's frame")
+    parser.add_argument(
+        "--frame",
+        help="width x height of the camera's frame; default: 640x480, for grape-mini what its simulator sends",
+    )
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--out", type=Path, help="also write the result here")
     arguments = parser.parse_args(argv)
