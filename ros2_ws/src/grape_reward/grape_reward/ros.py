@@ -63,8 +63,12 @@ def declared(node: Node) -> RewardParameters:
         lambdas = lambdas_named(preset)
     except RewardError as error:
         raise RewardError(f"parameter {error}") from None
+    try:
+        tasks = library(folder)
+    except RewardError as error:
+        raise RewardError(f"parameter tasks: {error}") from None
     tracking = _tracking(source, camera, starts)
-    return RewardParameters(lock_step, objective, lambdas, drain, library(folder), unapproved, replay, tracking)
+    return RewardParameters(lock_step, objective, lambdas, drain, tasks, unapproved, replay, tracking)
 
 
 def _tracking(source: str, camera: str, starts: str) -> TrackingSetup | None:

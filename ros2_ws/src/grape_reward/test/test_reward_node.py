@@ -2,10 +2,12 @@
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import rclpy
 from geometry_msgs.msg import PoseStamped
@@ -19,16 +21,22 @@ from grape_interfaces.msg import (
     TaskStatus,
 )
 from rclpy.executors import SingleThreadedExecutor
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Image, JointState
 
 from grape_episode import topics
-from grape_episode.ros import EVENT, LATCHED, robot_state, stamp_ns
+from grape_episode.episode import Series
+from grape_episode.replay import replayed
+from grape_episode.ros import CAMERA, EVENT, LATCHED, robot_state, stamp_ns
 from grape_episode.synthetic import episode_messages, make_episode
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_episode.typestore import typestore
+from grape_reward.frames import TrackingSetup
+from grape_reward.offline import Scoring, score_bags
+from grape_reward.raycast import lab_camera, raycast
 from grape_reward.result import Score
+from grape_reward.rgbd_testing import boxes_of, frames_of, image_messages, write_rgbd, write_starts
 from grape_reward.score import score_episode
-from grape_reward.tasks import TASKS
+from grape_reward.tasks import SHIPPED, TASKS, library
 
 pytestmark = pytest.mark.ros
 
@@ -45,7 +53,7 @@ TYPES = {
 class Lab:
     """The reward node, and a node that plays everybody else."""
 
-    def __init__(self, log, lock_step: bool) -> None:
+    def __init__(self, log, lock_step: bool, replay: bool = False, **settings) -> None:
         self.domain = free_domain()
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.domain)
@@ -53,6 +61,7 @@ class Lab:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.got = {TaskStatus: [], StageCosts: [], EpisodeScore: []}
+        tracking = settings.get("keypoints") == "tracking"
         for kind, topic in (
             (TaskStatus, topics.TASK_STATUS),
             (StageCosts, topics.STAGE_COSTS),
@@ -60,9 +69,17 @@ class Lab:
         ):
             self.node.create_subscription(kind, topic, self.got[kind].append, EVENT)
         pose = robot_state(lock_step)
-        qos = {topics.EPISODE: LATCHED, topics.CURRENT_POSE: pose}
-        self.publishers = {t: self.node.create_publisher(kind, t, qos.get(t, EVENT)) for t, kind in TYPES.items()}
-        params = {"lock_step": lock_step, "drain_seconds": 1.0}
+        qos = {topics.EPISODE: LATCHED, topics.CURRENT_POSE: pose, topics.COLOR: CAMERA, topics.DEPTH: CAMERA}
+        types = {t: kind for t, kind in TYPES.items() if not tracking or t != topics.KEYPOINTS}
+        if tracking:
+            types |= {topics.COLOR: Image, topics.DEPTH: Image}
+            self.tracked = []
+            self.node.create_subscription(Keypoints, topics.KEYPOINTS, self.tracked.append, EVENT)
+        names = {topics.POLICY_STEP: replayed(topics.POLICY_STEP)} if replay else {}
+        self.publishers = {
+            t: self.node.create_publisher(kind, names.get(t, t), qos.get(t, EVENT)) for t, kind in types.items()
+        }
+        params = {"lock_step": lock_step, "drain_seconds": 1.0, "replay": replay, **settings}
         self.process = NodeProcess("grape_reward.reward_node", self.domain, log, params)
         self.wait(self._connected, "the reward node to be connected")
 
@@ -77,10 +94,13 @@ class Lab:
 
         return wait_for(turn, what, deadline=20.0, poll=0.0)
 
+    def send(self, topic, message) -> None:
+        self.publishers[topic].publish(bytes(typestore().serialize_cdr(message, topics.DATA_TYPES[topic])))
+
     def publish(self, episode, only=None) -> None:
         for topic, _, message in episode_messages(episode):
             if topic in self.publishers and (only is None or topic in only):
-                self.publishers[topic].publish(bytes(typestore().serialize_cdr(message, topics.DATA_TYPES[topic])))
+                self.send(topic, message)
 
     def of(self, kind, episode) -> list:
         return [message for message in self.got[kind] if message.episode_id == episode.identity.episode_id]
@@ -181,6 +201,83 @@ def test_the_next_episode_ends_one_without_an_outcome(lab):
     assert lab.of(EpisodeScore, broken) == []
 
 
+def test_keypoints_in_doubt_are_unknown_and_the_reason_is_told(lab):
+    episode = make_episode(30, steps=8, success=False)
+    sure = np.ones(episode.keypoints.values.shape[:2])
+    sure[3, 0], sure[-1, 1] = 0.4, 0.49
+    episode = dataclasses.replace(episode, confidence=dataclasses.replace(episode.keypoints, values=sure))
+    lab.publish(episode)
+    message = lab.score(episode)
+    assert message.json == score_episode(episode).to_json()
+    score = Score.from_json(message.json)
+    assert score.outcome == "review" and not message.incomplete and message.success == -1
+    assert score.undecided == ("the last observation: lost keypoint plate",)
+    lab.wait(lambda: len(lab.of(TaskStatus, episode)) == 9, "the status of 9 observations")
+    told = [(n, m.reason) for n, m in enumerate(lab.of(TaskStatus, episode)) if m.reason]
+    assert told == [(3, "lost keypoint carrot"), (8, "lost keypoint plate")]
+
+
+def test_steps_of_a_replay_come_on_a_topic_of_their_own_and_tasks_of_ones_own_from_a_folder(tmp_path):
+    shutil.copytree(SHIPPED / "carrot_on_plate", tmp_path / "carrot_on_plate")
+    (tmp_path / "carrot_on_plate" / "approvals.yaml").unlink()
+    text = (tmp_path / "carrot_on_plate" / "task.yaml").read_text()
+    (tmp_path / "carrot_on_plate" / "task.yaml").write_text(text.replace("hold: 0.15", "hold: 0.3"))
+    episode = make_episode(31, steps=30)
+    expected = score_episode(episode, tasks=library(tmp_path), unapproved=True)
+    assert not expected.approved and expected.task_hash != score_episode(episode).task_hash
+    for unapproved in (True, False):
+        lab = Lab(tmp_path / "node.log", True, replay=True, tasks=tmp_path, unapproved=unapproved)
+        try:
+            lab.publish(episode)
+            message = lab.score(episode)
+            if unapproved:
+                assert message.json == expected.to_json()
+            else:
+                assert message.incomplete and "is not approved" in Score.from_json(message.json).problems[0]
+        finally:
+            lab.close()
+
+
+def test_what_is_tracked_in_the_camera_scores_as_from_the_bag_and_is_published(tmp_path):
+    camera, truth = lab_camera(160, 120), make_episode(4, steps=25, samples_per_step=2)
+    known = camera.save(tmp_path / "camera.yaml")
+    points = truth.keypoints.values[0]
+    labels = raycast(camera, boxes_of(points))[2]
+    starts = write_starts(tmp_path / "starts", camera, known, ("carrot", "plate"), points, labels)
+    blind = dataclasses.replace(truth, keypoints=Series.empty(0, 3))
+    bag = write_rgbd(blind, frames_of(truth, camera), tmp_path / "bag")
+    lab = Lab(tmp_path / "node.log", True, keypoints="tracking", calibration=tmp_path / "camera.yaml", starts=starts)
+    try:
+        lab.publish(blind, only=[topics.EPISODE])
+        told = {}
+        for topic, stamp, message in episode_messages(blind):
+            told.setdefault(stamp, []).append((topic, message))
+        for stamp, topic, message in image_messages(frames_of(truth, camera)):
+            lab.send(topic, message)
+            if topic == topics.DEPTH:
+                for name, state in told[stamp]:
+                    if name in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.POLICY_STEP):
+                        lab.send(name, state)
+                lab.wait(lambda t=stamp: [m for m in lab.tracked if stamp_ns(m.header.stamp) == t], "the keypoints")
+        lab.publish(blind, only=[topics.OUTCOME])
+        message = lab.score(truth)
+    finally:
+        lab.close()
+    (expected,) = score_bags([bag], scoring=Scoring(tracking=TrackingSetup(tmp_path / "camera.yaml", starts))).scores
+    assert message.json == expected.to_json() and not message.incomplete and message.success == 1
+    # a bag that holds what was published scores the same without its images
+    values = np.array([[(p.x, p.y, p.z) for p in m.points] for m in lab.tracked])
+    assert {tuple(m.names) for m in lab.tracked} == {("carrot", "plate")}
+    stamps = np.array([stamp_ns(m.header.stamp) for m in lab.tracked])
+    confidence = np.array([m.confidence for m in lab.tracked], np.float64)
+    kept = dataclasses.replace(
+        blind,
+        keypoints=Series(stamps, values, ("carrot", "plate")),
+        confidence=Series(stamps, confidence, ("carrot", "plate")),
+    )
+    assert score_episode(kept).to_json() == message.json
+
+
 def test_real_time_with_a_best_effort_pose(tmp_path):
     lab = Lab(tmp_path / "node.log", lock_step=False)
     try:
@@ -207,7 +304,10 @@ def test_real_time_with_a_best_effort_pose(tmp_path):
         lab.close()
 
 
-@pytest.mark.parametrize("setting", ["lambdas:=generous", "drain_seconds:=0.0"])
+@pytest.mark.parametrize(
+    "setting",
+    ["lambdas:=generous", "drain_seconds:=0.0", "keypoints:=guess", "tasks:=/nowhere"],
+)
 def test_a_parameter_that_makes_no_sense_ends_in_one_line(setting):
     command = [sys.executable, "-m", "grape_reward.reward_node", "--ros-args", "-p", setting]
     environment = {**os.environ, "ROS_DOMAIN_ID": str(free_domain()), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
