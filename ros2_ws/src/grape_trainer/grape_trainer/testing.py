@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from grape_policy.adapters import AdapterError, read_adapter
 from grape_policy.checkpoint import Vla
 from grape_policy.engine import Engine
 from grape_policy.logprobs import token_logprobs
+from grape_trainer.config import TrainConfig
+from grape_trainer.pairs import Excluded, build, write_pairs
+from grape_trainer.ranking import Candidate
 from grape_trainer.rig import Ack, Job, Rollout
 
 QUICK = {"learning_rate": 1e-3, "batch_pairs": 4, "check_every": 2, "checkpoint_every": 1, "warmup": 0, "chunk": 4}
@@ -137,3 +141,61 @@ class SyntheticRig:
         return Rollout(
             job.key, str(bag), name, "success" if self.successes(job.seed) else "step_limit", "", self.serving
         )
+
+
+def scored(episode: Episode, path: Path, success: int, worse: float = 0.0) -> Candidate:
+    """An episode as a candidate; a larger ``worse`` ranks lower."""
+    identity = episode.identity
+    return Candidate(
+        identity.episode_id,
+        str(path),
+        identity.task,
+        identity.variant,
+        identity.initial_state,
+        "task_completion",
+        identity.base_hash,
+        identity.adapter_id,
+        "program",
+        len(episode.steps),
+        success,
+        -1.0 - worse,
+        -30.0,
+        -0.5 - 0.1 * worse,
+    )
+
+
+def write_rollouts(
+    vla: Vla,
+    root: Path,
+    states: int = 6,
+    rollouts: int = 3,
+    adapter_id: str = "",
+    score: Score | None = None,
+    change: Callable[[Episode], Episode] = lambda episode: episode,
+) -> Path:
+    """Bags and a pairs file of ``states`` pairs: of the rollouts of a state, of 4, 5, ... steps, the first succeeds and
+    the last is worst. ``change`` is made to each episode before it is written."""
+    entries: list[Candidate | Excluded] = []
+    for state in range(states):
+        for number in range(rollouts):
+            seed, good = 10 * state + number, number == 0
+            made = episode_for(vla, seed, 4 + number, good, adapter_id, score, initial_state=100_000 + state)
+            bag = write_episode(change(made), root / made.identity.episode_id)
+            entries.append(scored(made, bag, int(good), number))
+    path = root / "pairs.json"
+    write_pairs(path, build(entries, m=1))
+    return path
+
+
+def quick_config(model: Path, pairs: Path, output: Path, **overrides: Any) -> TrainConfig:
+    """A configuration that trains in a second."""
+    told = {**QUICK, "epochs": 4, "batch_pairs": 2, "drift_bound": 0.0, "kl_bound": 0.0, "lora_rank": 4, **overrides}
+    return TrainConfig(str(model), str(pairs), str(output), settings=told)
+
+
+def edited(episode: Episode, amount: float = 0.01) -> Episode:
+    """The episode with one recorded log-prob changed, of its step 1."""
+    first, second, *rest = episode.steps
+    values = second.logprobs.copy()
+    values[3] += amount
+    return replace(episode, steps=(first, replace(second, logprobs=values), *rest))
