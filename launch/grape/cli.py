@@ -13,10 +13,12 @@ from grape.console import CommandError, console, guarded, table
 from grape.costs_cli import app as costs_app
 from grape.costs_propose_cli import register as register_proposals
 from grape.episodes_cli import app as episodes_app
+from grape.export_cli import export
 from grape.keypoints_cli import app as keypoints_app
 from grape.paths import default_model, root
 from grape.score_cli import score
 from grape.serve_cli import serve_command
+from grape.tasks_cli import app as tasks_app
 
 app = typer.Typer(
     name="grape",
@@ -33,7 +35,9 @@ register_proposals(costs_app)
 app.add_typer(costs_app, name="costs")
 app.add_typer(keypoints_app, name="keypoints")
 app.add_typer(episodes_app, name="episodes")
+app.add_typer(tasks_app, name="tasks")
 app.command()(score)
+app.command()(export)
 
 
 class Mode(StrEnum):
@@ -213,11 +217,14 @@ def replay(
     bag: Annotated[Path, typer.Argument(help="Bag to play onto its topics.")],
     rate: Annotated[float, typer.Option(min=0.0, help="1: as recorded; 0: as fast as it goes.")] = 1.0,
     domain: Domain = 42,
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="For a reward node with replay:=true in that domain, which scores anew.")
+    ] = False,
 ) -> None:
     """Play a bag onto topics, in a domain of its own, where rosbag2 is absent. Commands are never played."""
     from grape.serve import replay_bag
 
-    replay_bag(bag, rate, domain)
+    replay_bag(bag, rate, domain, rescore)
 
 
 app.command("serve")(serve_command)

@@ -36,14 +36,21 @@ def score(
     stage_points: Annotated[
         Path | None, typer.Option(help="JSON of points at which stages end, instead of the tasks' conditions.")
     ] = None,
+    starts: Annotated[
+        Path | None, typer.Option("--track", help="Follow the keypoints in this folder in the recorded images.")
+    ] = None,
+    calibration: Annotated[Path | None, typer.Option(help="The camera's calibration, for --track.")] = None,
 ) -> None:
     """Score recorded episodes offline, exactly as the reward node does live. Exit 1 where a bag had to be skipped."""
+    from grape_reward.frames import TrackingSetup
     from grape_reward.gcpg import lambdas_named
     from grape_reward.offline import Scoring, score_bags
     from grape_reward.score_file import check_ending, write_scores
     from grape_reward.stages import read_stage_points
     from grape_reward.tasks import library
 
+    if (starts is None) != (calibration is None):
+        raise CommandError("--track and --calibration go together")
     if out is not None:
         check_ending(out)  # before an hour's work, not after it
     scoring = Scoring(
@@ -52,6 +59,7 @@ def score(
         tasks=library(tasks),
         unapproved=unapproved,
         stage_points=read_stage_points(stage_points) if stage_points else {},
+        tracking=TrackingSetup(calibration, starts) if starts and calibration else None,
     )
     with progress("scoring") as report:
 

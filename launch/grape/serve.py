@@ -10,6 +10,8 @@ from pathlib import Path
 
 from grape import console
 from grape.up import Stack, StackConfig, StackError
+from grape_episode import topics
+from grape_episode.replay import replayed
 
 
 class ServeError(Exception):
@@ -88,13 +90,24 @@ def run_once(
         raise ServeError(f"{result.episode_id}: {result.end_reason}: {result.detail}")
 
 
-def replay_bag(bag: Path, rate: float, domain: int) -> None:
+def replay_bag(bag: Path, rate: float, domain: int, rescore: bool = False) -> None:
     """Play a bag in ``domain`` by the replay node. Raises ServeError with what the node said."""
-    command = [sys.executable, "-m", "grape_episode.replay_node", "--ros-args"]
-    command += ["-p", f"bag:={bag.absolute()}", "-p", f"rate:={rate}"]
+    command = replay_command(bag, rate, rescore)
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
     console.console.print(f"playing {bag} in ROS domain {domain}")
     done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise ServeError(said[-1].removeprefix("grape_replay: ") if said else f"{bag}: status {done.returncode}")
+
+
+def replay_command(bag: Path, rate: float, rescore: bool = False, **settings: object) -> list[str]:
+    """What plays a bag. ``rescore``: leave out what a reward node says, and wait for one that says it anew;
+    ``settings``: further parameters of the replay node."""
+    settings |= {"bag": bag.absolute(), "rate": rate}
+    if rescore:
+        settings["skip"] = ",".join((topics.TASK_STATUS, topics.STAGE_COSTS, topics.SCORE))
+        heard = (topics.EPISODE, topics.OUTCOME, topics.KEYPOINTS, topics.JOINT_STATES, topics.CURRENT_POSE)
+        settings["wait_for"] = ",".join((*heard, replayed(topics.POLICY_STEP)))
+    command = [sys.executable, "-m", "grape_episode.replay_node", "--ros-args"]
+    return command + [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]

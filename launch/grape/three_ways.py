@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 
 from grape.domains import reserve
 from grape.ros import ScoreListener
+from grape.serve import replay_command
 from grape.up import Stack, StackConfig
-from grape_episode import topics
 from grape_episode.reader import read_episode
 from grape_reward.result import Score
 from grape_reward.score import score_episode
@@ -23,9 +22,6 @@ from grape_trainer.rig import Job, Rollout
 from grape_trainer.ros import RosRig
 
 ANSWER_SECONDS = 60.0
-_SAID = (topics.TASK_STATUS, topics.STAGE_COSTS, topics.SCORE, topics.MODEL_INPUT)
-"""What a replay leaves out: what the reward node says itself, and the heaviest that it does not need."""
-_HEARD = (topics.EPISODE, topics.OUTCOME, topics.KEYPOINTS, topics.JOINT_STATES, topics.CURRENT_POSE)
 
 
 class ReplayError(Exception):
@@ -122,16 +118,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 def _replay(bag: Path, domain: int) -> None:
-    command = [sys.executable, "-m", "grape_episode.replay_node", "--ros-args"]
-    settings = {
-        "bag": str(bag.absolute()),
-        "rate": "0.0",
-        "discovery_seconds": "0.1",
-        "skip": ",".join(_SAID),
-        "wait_for": ",".join((*_HEARD, f"{topics.REPLAY}/policy_step")),
-    }
-    for name, value in settings.items():
-        command += ["-p", f"{name}:={value}"]
+    command = replay_command(bag, 0.0, rescore=True, discovery_seconds=0.1)
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:

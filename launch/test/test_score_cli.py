@@ -14,7 +14,7 @@ import pytest
 from grape.cli import main
 from grape_episode.synthetic import make_episode, write_episode
 from grape_reward.reviews import read_reviews
-from grape_reward.tasks import SHIPPED
+from grape_reward.tasks import SHIPPED, TASKS
 
 
 class Done(NamedTuple):
@@ -111,9 +111,23 @@ def test_a_task_of_ones_own_needs_an_approval_or_a_word(grape, bags, tmp_path):
         (("--lambdas", "generous"), "lambdas: 'generous'"),
         (("--stage-points", "none.json"), "none.json"),
         (("--objective", "speed"), "unknown objective 'speed'"),
+        (("--track", "starts"), "--track and --calibration go together"),
     ],
 )
 def test_a_wrong_option_is_named_in_a_line(grape, bags, tmp_path, monkeypatch, arguments, named):
     monkeypatch.chdir(tmp_path)
     done = grape("score", bags / "good", *arguments)
     assert done.returncode == 1 and named in lines(done)[0]
+
+
+def test_tasks_are_listed_and_a_mistake_in_one_is_named_with_its_field(grape, tmp_path):
+    shutil.copytree(SHIPPED / "carrot_on_plate", tmp_path / "carrot_on_plate")
+    file = tmp_path / "carrot_on_plate" / "task.yaml"
+    done = grape("tasks", "list", "--tasks", tmp_path)
+    assert done.returncode == 0 and all(name in done.stdout for name in TASKS)
+    done = grape("tasks", "check", tmp_path / "carrot_on_plate")
+    assert done.returncode == 0 and "stage3_path_constraint1" in done.stdout and "integral" in done.stdout
+    file.write_text(file.read_text().replace("over: plate", "over: cup"))
+    for arguments in (("list", "--tasks", tmp_path), ("check", file)):
+        done = grape("tasks", *arguments)
+        assert done.returncode == 1 and f"{file}: success.when.all[1].over: no keypoint 'cup'" in lines(done)[0]

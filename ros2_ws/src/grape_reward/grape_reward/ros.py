@@ -12,6 +12,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from grape_episode import topics
 from grape_episode.messages import fill_header
+from grape_episode.replay import replayed
 from grape_episode.ros import EVENT, declare
 from grape_reward.camera import load_calibration
 from grape_reward.errors import RewardError
@@ -41,7 +42,7 @@ class RewardParameters:
     @property
     def step_topic(self) -> str:
         """A replay keeps steps off the topic that moves an arm."""
-        return f"{topics.REPLAY}/policy_step" if self.replay else topics.POLICY_STEP
+        return replayed(topics.POLICY_STEP) if self.replay else topics.POLICY_STEP
 
 
 def declared(node: Node) -> RewardParameters:
