@@ -57,7 +57,7 @@ def source(config: TrainConfig, chosen: Settings, vla: Vla, parent: str) -> Sour
         items, what = [clone_of(c) for c in pairs.candidates if c.success == 1], "holds no success"
     elif chosen.method == "success_only" and pairs.ranking != "success":
         # the same rollouts, other pairs: what the comparison with TPO is about
-        again = build(pairs.candidates, "success", chosen.m)
+        again = build(pairs.candidates, "success", pairs.m)
         items, what = again.pairs, "holds no success and failure from the same initial state"
     if not items:
         raise TrainingError(f"{config.pairs}: {what}: there is nothing to learn from")

@@ -83,8 +83,13 @@ def one_graph(
         w, ell = trajectories[chosen], trajectories[rejected]
         log_w = policy.log_probs(w, 0, len(w)).double()
         log_l = policy.log_probs(ell, 0, len(ell)).double()
-        beta = loss.beta if loss.mode == "sum" else loss.beta / ((len(w) + len(ell)) / 2)
-        z = beta * ((log_w - reference[chosen]).sum() - (log_l - reference[rejected]).sum())
+        ratio_w, ratio_l = (log_w - reference[chosen]).sum(), (log_l - reference[rejected]).sum()
+        if loss.length_normalised:
+            z = loss.beta * (ratio_w / len(w) - ratio_l / len(ell))
+            z = z - loss.positive * loss.beta / len(w) * torch.relu(-ratio_w)
+        else:
+            beta = loss.beta if loss.mode == "sum" else loss.beta / ((len(w) + len(ell)) / 2)
+            z = beta * (ratio_w - ratio_l - loss.positive * torch.relu(-ratio_w))
         total = total - torch.nn.functional.logsigmoid(z) - loss.supervised * log_w.mean()
     total = total / len(PAIRS)
     return float(total.detach()), list(torch.autograd.grad(total, list(policy.parameters())))
@@ -101,13 +106,14 @@ def chunked(
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("chunk", CHUNKS)
-@pytest.mark.parametrize("mode", ["sum", "pair_mean_length"])
-@pytest.mark.parametrize("supervised", [0.0, 10.0])
+@pytest.mark.parametrize("mode", ["sum", "pair_mean_length", "length_normalised"])
+@pytest.mark.parametrize(("supervised", "positive"), [(0.0, 0.0), (10.0, 0.0), (0.0, 5.0)])
 def test_chunked_gradient_is_the_one_graph_gradient(
-    dtype: torch.dtype, bound: float, chunk: int | None, mode: str, supervised: float
+    dtype: torch.dtype, bound: float, chunk: int | None, mode: str, supervised: float, positive: float
 ) -> None:
     policy, trajectories = ToyPolicy(dtype), toys(dtype)
-    loss = tpo.Loss(beta=0.1 if mode == "sum" else 2.0, mode=mode, supervised=supervised)
+    normalised = mode == "length_normalised"
+    loss = tpo.Loss(0.1 if mode == "sum" else 2.0, "sum" if normalised else mode, supervised, normalised, positive)
     reference = references(policy, trajectories)
     value, wanted = one_graph(policy, trajectories, reference, loss)
     got_value, got = chunked(policy, trajectories, reference, loss, chunk or max(LENGTHS.values()))
@@ -115,6 +121,28 @@ def test_chunked_gradient_is_the_one_graph_gradient(
     assert tpo.norm(wanted) > 1e-3
     assert difference <= bound * tpo.norm(wanted)
     assert got_value == pytest.approx(value, rel=10 * bound)
+
+
+def test_the_positive_anchor_counts_a_fallen_chosen_side_only() -> None:
+    zero = {"w": torch.zeros(2, 7, dtype=torch.float64), "l": torch.zeros(4, 7, dtype=torch.float64)}
+    for gap, margin in ((-1.4, -1.4 * (1 + 3.0)), (1.4, 1.4)):
+        current = {"w": zero["w"] + gap / 14, "l": zero["l"]}
+        (figure,), coefficients = tpo.compare([("w", "l")], current, zero, tpo.Loss(beta=1.0, positive=3.0))
+        assert figure.preference_loss == pytest.approx(math.log1p(math.exp(-margin)))
+        assert figure.reward_chosen == pytest.approx(gap) and figure.accuracy == float(gap > 0)
+        assert coefficients["w"] / coefficients["l"] == pytest.approx(-4.0 if gap < 0 else -1.0)
+
+
+def test_one_weight_a_step_is_one_number_where_they_are_equal() -> None:
+    policy, trajectories = ToyPolicy(torch.float64), toys(torch.float64)
+    parameters = list(policy.parameters())
+    one = tpo.gradient(policy.log_probs, trajectories.values(), dict.fromkeys(LENGTHS, 0.3), parameters, 4)
+    many = {name: torch.full((steps,), 0.3, dtype=torch.float64) for name, steps in LENGTHS.items()}
+    found: dict[str, Tensor] = {}
+    each = tpo.gradient(policy.log_probs, trajectories.values(), many, parameters, 4, found)
+    assert tpo.norm(a - b for a, b in zip(one, each, strict=True)) <= 1e-12 * tpo.norm(one)
+    for name, t in trajectories.items():
+        assert torch.equal(found[name], tpo.token_log_probs(policy.log_probs, t, 4))
 
 
 def test_one_pass_gives_what_two_give() -> None:
