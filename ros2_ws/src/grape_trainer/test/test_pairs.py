@@ -14,6 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grape_episode.reader import read_episode
+from grape_episode.synthetic import make_episode, write_episode
+from grape_reward.reviews import add_review
+from grape_reward.score import score_episode
 from grape_trainer import pairs as pairing
 from grape_trainer.errors import PairsError
 from grape_trainer.pairs import Excluded, build, candidate, read_pairs, write_pairs
@@ -271,3 +275,19 @@ def test_summary_by_task() -> None:
     result = build([rollout("a", 1), rollout("b")])
     assert result.tasks() == {"carrot_on_plate": {"episodes": 2, "successes": 1, "states": 1, "pairs": 1}}
     assert pairing.FORMAT.startswith("grape-pairs/")
+
+
+def test_an_undecided_episode_trains_once_a_person_has_decided(tmp_path: Path) -> None:
+    made = make_episode(3, steps=8, success=False)
+    points = made.keypoints.values.copy()
+    points[-1, 0] = np.nan
+    bag = write_episode(
+        dataclasses.replace(made, keypoints=dataclasses.replace(made.keypoints, values=points)), tmp_path / "bag"
+    )
+    recorded = read_episode(bag)
+    left = candidate(recorded, score_episode(recorded))
+    assert isinstance(left, Excluded) and "lost keypoint carrot" in left.reason
+    assert left.reason.endswith("`grape episodes review`")
+    add_review(bag, recorded.identity.episode_id, "no", "ana", "it fell beside the plate")
+    taken = candidate(recorded, score_episode(recorded))
+    assert isinstance(taken, Candidate) and taken.success == 0 and taken.task_hash
