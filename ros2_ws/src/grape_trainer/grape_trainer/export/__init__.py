@@ -1,0 +1,1 @@
+"""Recorded episodes in other people's formats."""
