@@ -13,7 +13,7 @@ from grape_policy.adapters import read_manifest
 from grape_trainer.loop import AlignConfig, AlignResult, Canary, Progress, Verdict, align
 from grape_trainer.registry import Registry
 from grape_trainer.rig import Rig
-from grape_trainer.settings import settings
+from grape_trainer.settings import Settings, settings
 
 CANARY_STATES = 900_000
 """First initial-state id of the canary: never trained on, never reported."""
@@ -117,38 +117,44 @@ def align_in_simulation(config: AlignConfig, plan: CanaryPlan, stacks: int) -> A
 
 
 def train_on_bags(
-    bags: Sequence[Path], model: Path, registry: Path, out: Path, objective: str, preset: str, seed: int, parent: str
+    bags: Sequence[Path],
+    model: Path,
+    registry: Path,
+    out: Path,
+    objective: str,
+    preset: str,
+    seed: int,
+    parent: str,
+    method: str = "",
+    processes: int = 1,
 ) -> str:
-    """Score, pair and train on recorded bags; the adapter is added to the registry and its id returned.
+    """Train on recorded bags by ``method`` (empty: the preset's), the work shared by ``processes``.
 
-    Raises TrainerError where the bags give no pair, or none fits the model."""
+    Bags are scored and paired first, but for ``sft``, which takes them as demonstrations. The adapter is added to the
+    registry and its id returned; what gives a whole model of its own gives its folder. Several methods may share
+    ``out``: they share scores, pairs and reference log-probs.
+
+    Raises TrainerError where there is nothing to learn from, or none of it fits the model."""
     from grape_episode.reader import find_bags
     from grape_trainer.config import TrainConfig
     from grape_trainer.errors import TrainingError
-    from grape_trainer.iteration import IterationFiles
-    from grape_trainer.rig import Rollout
     from grape_trainer.run_training import in_own_process
 
-    held, told = Registry(registry), replace(settings(preset), seed=seed)
+    held, told = Registry(registry), settings(preset, seed=seed, **({"method": method} if method else {}))
     found = [bag for path in bags for bag in ([path] if path.is_file() else find_bags(path))]
     if not found:
         raise TrainingError(f"{', '.join(map(str, bags))}: no bag here")
-    files = IterationFiles(out, 1)
-    for bag in found:
-        if bag.name not in files.rollouts():
-            files.add(Rollout(bag.name, str(bag.resolve())))
-    with console.progress("scoring") as bar:
-        entries = files.score(parent, objective, lambda done, total: bar(done, total, ""))
-    pairs = files.pair(entries, told)
-    for left in pairs.excluded:
-        console.errors.print(f"left out: {left.episode_id}: {left.reason}", style="yellow")
-    if not pairs.pairs:
-        raise TrainingError(f"{files.pairs_path}: no pair of a better and a worse episode from the same initial state")
+    demonstrated = told.method == "sft"
+    pairs = "" if demonstrated else str(_paired(found, out, objective, parent, told).resolve())
+    folder = out / "iteration_1" / ("train" if told.method == "tpo" else f"train_{told.method}")
     config = TrainConfig(
         model=str(model.resolve()),
-        pairs=str(files.pairs_path.resolve()),
-        output=str(files.train_folder.resolve()),
+        pairs=pairs,
+        output=str(folder.resolve()),
         adapter=str(held.path(parent)) if parent else "",
+        bags=[str(bag.resolve()) for bag in found] if demonstrated else [],
+        registry=str(registry.resolve()),
+        cache=str((out / "log_probs").resolve()),
         preset=told.preset,
         settings=told.to_dict(),
         threads=1,
@@ -158,9 +164,36 @@ def train_on_bags(
             config,
             lambda done, total, loss, drift: bar(done, total, f"loss {loss:.3f} drift {drift:+.3f}"),
             lambda: False,
+            processes,
         )
+    for left in result.left_out if result else ():
+        console.errors.print(f"left out: {left['episode_id']}: {left['reason']}", style="yellow")
     if result is None or not result.changed:
         raise TrainingError(f"training kept the old weights: {result.reason if result else 'cancelled'}")
-    adapter_id = held.add(files.train_folder / "adapter")
+    if (folder / "model").is_dir():
+        console.console.print(f"{folder / 'model'}: {result.updates} updates, {result.reason}")
+        return str(folder / "model")
+    adapter_id = held.add(folder / "adapter")
     console.console.print(f"{held.path(adapter_id)}: {result.updates} updates, {result.reason}")
     return adapter_id
+
+
+def _paired(found: Sequence[Path], out: Path, objective: str, parent: str, told: Settings) -> Path:
+    """The pairs file of the bags, scored towards ``objective``, in ``out``."""
+    from grape_trainer.errors import TrainingError
+    from grape_trainer.iteration import IterationFiles
+    from grape_trainer.rig import Rollout
+
+    files = IterationFiles(out, 1)
+    for bag in found:
+        if bag.name not in files.rollouts():
+            files.add(Rollout(bag.name, str(bag.resolve())))
+    with console.progress("scoring") as bar:
+        entries = files.score(parent, objective, lambda done, total: bar(done, total, ""))
+    # the ranking's own pairs, whatever the method: who chooses by success alone does so from this file
+    pairs = files.pair(entries, replace(told, method="tpo"))
+    for left in pairs.excluded:
+        console.errors.print(f"left out: {left.episode_id}: {left.reason}", style="yellow")
+    if not pairs.pairs and not told.clones:
+        raise TrainingError(f"{files.pairs_path}: no pair of a better and a worse episode from the same initial state")
+    return files.pairs_path

@@ -205,11 +205,19 @@ def train(
     preset: Annotated[str, typer.Option(help="Preset of the trainer.")] = "default",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     parent: Annotated[str, typer.Option(help="Id of the adapter that recorded the bags, to go on with.")] = "",
+    method: Annotated[
+        str, typer.Option(help="tpo, step_dpo, success_only, filtered_bc or sft. Default: the preset's.")
+    ] = "",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the work.")] = 1,
 ) -> None:
-    """Score, pair and train on recorded bags; the adapter goes into the registry, nothing is swapped."""
+    """Score, pair and train on recorded bags; the adapter goes into the registry, nothing is swapped.
+
+    Method sft takes the bags as demonstrations, teleoperated ones too, and gives a model of its own."""
     from grape.align import train_on_bags
 
-    train_on_bags(bags, known_model(model), registry, out, objective, preset, seed, parent)
+    train_on_bags(
+        bags, known_model(model), registry, out, objective, preset, seed, parent, method=method, processes=processes
+    )
 
 
 @app.command()

@@ -85,7 +85,8 @@ def _pedigree(items: Sequence[Item], pairs: PairSet, parent: str) -> Pedigree:
 
 
 def _demonstrations(config: TrainConfig, chosen: Settings, vla: Vla, parent: str) -> Source:
-    bags = [bag for path in config.bags for bag in find_bags(Path(path))]
+    paths = [Path(path) for path in config.bags]
+    bags = [bag for path in paths for bag in ([path] if path.is_file() else find_bags(path))]
     if not bags:
         raise TrainingError(f"{', '.join(config.bags)}: no bag here")
     held = Demonstrations(bags, vla, chosen)

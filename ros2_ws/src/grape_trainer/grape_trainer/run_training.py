@@ -38,8 +38,8 @@ def in_process(config: TrainConfig, told: Told, cancelled: Callable[[], bool]) -
         return None
 
 
-def in_own_process(config: TrainConfig, told: Told, cancelled: Callable[[], bool]) -> Result | None:
-    """Run ``python -m grape_trainer.train``; None when it was cancelled.
+def in_own_process(config: TrainConfig, told: Told, cancelled: Callable[[], bool], processes: int = 1) -> Result | None:
+    """Run ``python -m grape_trainer.train``, in ``processes`` that share the work; None when it was cancelled.
 
     Raises TrainingError with the last line the process said."""
     output = Path(config.output)
@@ -50,6 +50,7 @@ def in_own_process(config: TrainConfig, told: Told, cancelled: Callable[[], bool
     # threads that spin while they wait make two of them many times slower than one on a busy machine
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [sys.executable, "-m", "grape_trainer.train", str(path), "--with-parent"]
+    command += ["--processes", str(processes)] if processes > 1 else []
     with open(log, "ab") as stream:
         # a session of its own: a Ctrl-C is for the loop, which ends the process itself
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)

@@ -200,6 +200,7 @@ PRESETS: dict[str, Settings] = {
         holdout=0.0,
     ),
 }
+PRESETS["paper_sft"] = dataclasses.replace(PRESETS["paper"], preset="paper_sft", method="sft", learning_rate=4e-5)
 
 
 def settings(preset: str = "default", **overrides: Any) -> Settings:

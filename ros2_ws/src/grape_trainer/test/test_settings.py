@@ -18,6 +18,8 @@ def test_the_paper_preset_is_as_printed() -> None:
     assert (paper.learning_rate, paper.batch_pairs, paper.epochs) == (2e-5, 16, 1)
     assert (paper.beta_mode, paper.supervised_weight, paper.ranking) == ("sum", 0.0, "paper")
     assert (paper.drift_bound, paper.kl_bound, paper.clip_norm) == (0.0, 0.0, 0.0)
+    assert (paper.method, paper.reference, paper.loss, paper.positive_anchor) == ("tpo", "sft", "trajectory", 0.0)
+    assert (settings("paper_sft").method, settings("paper_sft").learning_rate) == ("sft", 4e-5)
 
 
 def test_the_default_is_anchored_and_bounded() -> None:
@@ -50,6 +52,13 @@ def test_a_record_survives_json(preset: str) -> None:
         ({"lambdas": 1}, "lambdas"),
         ({"holdout": 1.0}, "holdout"),
         ({"chunk": 0}, "chunk"),
+        ({"method": "ppo"}, "one of tpo, step_dpo, success_only, filtered_bc, sft"),
+        ({"reference": "last"}, "reference: must be one of sft, previous"),
+        ({"loss": "dpo"}, "loss: must be one of"),
+        ({"statistics": "none"}, "statistics"),
+        ({"window": 0}, "window"),
+        ({"positive_anchor": -1.0}, "positive_anchor"),
+        ({"recorded_tolerance": -1.0}, "recorded_tolerance"),
     ],
 )
 def test_wrong_values_are_refused_by_name(overrides: dict[str, Any], text: str) -> None:
