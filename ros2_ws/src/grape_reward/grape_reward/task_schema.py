@@ -71,7 +71,7 @@ class NotOf(Fields):
     not_: Annotated[Condition, Field(alias="not")]
 
 
-_MEASURES = {
+MEASURES = {
     "gripper_width": "gripper_width",
     "force": "force",
     "distance": "distance",
@@ -90,7 +90,7 @@ def _which(value: Any) -> str | None:
     if len(forms) != 1:
         return None
     measure = value["measure"] if forms == ["measure"] else ""
-    return _MEASURES.get(measure) if isinstance(measure, str) and measure else forms[0]
+    return MEASURES.get(measure) if isinstance(measure, str) and measure else forms[0]
 
 
 Condition = Annotated[
@@ -105,7 +105,7 @@ Condition = Annotated[
     Discriminator(
         _which,
         custom_error_type="condition",
-        custom_error_message="a condition has one of all, any, not, and measure: " + ", ".join(_MEASURES),
+        custom_error_message="a condition has one of all, any, not, and measure: " + ", ".join(MEASURES),
     ),
 ]
 

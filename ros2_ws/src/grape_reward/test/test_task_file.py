@@ -1,5 +1,6 @@
 import copy
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import yaml
 
 from grape_reward.errors import CostError, TaskError
 from grape_reward.predicates import AnyOf, Between, Force, GripperWidth, Height, Moved, Not
+from grape_reward.result import Score
 from grape_reward.spec import Constraint
 from grape_reward.task_file import TaskFileError, load_task
+from grape_reward.task_schema import MEASURES, ConstraintFields, SuccessFields, TaskFields
 from grape_reward.tasks import SHIPPED, TASKS
 
 CARROT = yaml.safe_load((SHIPPED / "carrot_on_plate" / "task.yaml").read_text())
@@ -172,3 +175,13 @@ def test_a_program_that_reads_keypoints_the_task_does_not_have_is_refused(write)
     (folder / "task.yaml").write_text(yaml.safe_dump(told))
     with pytest.raises(CostError, match=r"program\.txt:\d+:\d+: "):
         load_task(folder)
+
+
+def test_the_page_on_task_files_names_every_field_measure_and_score():
+    page = (Path(__file__).resolve().parents[4] / "docs" / "tasks.md").read_text()
+    for model in (TaskFields, SuccessFields, ConstraintFields):
+        missing = [name for name in model.model_fields if f"`{name}`" not in page and f"{name}:" not in page]
+        assert missing == []
+    assert [name for name in MEASURES if f"measure: {name}," not in page] == []
+    identity = {"episode_id", "task", "initial_state", "objective", "stages_reached", "decomposition"}
+    assert [f.name for f in fields(Score) if f.name not in identity and f"`{f.name}`" not in page] == []
