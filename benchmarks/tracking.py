@@ -151,7 +151,7 @@ def follow_episode(
             trackers = [Tracker(calibration, starts, seed=state) for _ in range(2)]
         pixels = np.bincount(view.labels[view.labels >= 0], minlength=len(start))
         millimetres = (np.round(view.depth * 1000) / 1000).astype(np.float32)
-        depths = (millimetres, as_from_stereo(view.depth, number))
+        depths = (millimetres, as_from_stereo(view.depth, number).astype(np.float32))
         stamp = round(observation.time * 1e9)
         for samples, tracker, depth in zip((exact, stereo), trackers, depths, strict=True):
             began = time.perf_counter(), time.process_time()

@@ -199,7 +199,7 @@ class ObjectModel:
 def _grid(mask: NDArray[np.bool_], count: int) -> Array:
     """About ``count`` pixels (u, v) of a mask, on a grid."""
     rows, columns = np.nonzero(mask)
-    step = max(1, int(np.sqrt(len(rows) / count)))
+    step = max(1, round(np.sqrt(len(rows) / count)))
     kept = (rows % step == 0) & (columns % step == 0)
     return np.stack([columns[kept], rows[kept]], axis=1).astype(np.float64)
 

@@ -32,7 +32,9 @@ class Box:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(self.seed)
-        object.__setattr__(self, "pattern", rng.uniform(-1.0, 1.0, (6, _CELLS, _CELLS, 1)))
+        light = rng.uniform(-1.0, 1.0, (6, _CELLS, _CELLS, 1))
+        tint = rng.uniform(-0.3, 0.3, (6, _CELLS, _CELLS, 3))
+        object.__setattr__(self, "pattern", light + tint)
 
     def moved(self, pose: Pose) -> Box:
         """The same box elsewhere."""

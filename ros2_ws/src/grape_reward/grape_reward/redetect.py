@@ -16,7 +16,7 @@ _STRIDE = 2
 _TURNS = 8
 _CLUSTERS = 4
 _SKETCH = 80
-_DOUBT, _OVERTURNED = 0.3, 0.1
+_DOUBT, _TURNED = 0.3, 0.15
 _AREA = (0.05, 3.0)
 
 
@@ -76,11 +76,11 @@ def search(
         tries += [Rigid(turn, 0.5 * (low + high) - turn @ model.center) for turn in attitudes]
     if not tries:
         return None
-    # What stood upright most likely does so still: of poses that explain the image alike, the overturned are not taken.
-    doubt = np.tile([0.0] * (2 * _TURNS) + [_OVERTURNED] * (len(attitudes) - 2 * _TURNS), len(tries) // len(attitudes))
+    # Many things look alike from several sides: of poses that explain the image alike, that of the least turn is taken.
+    doubt = np.tile([_turned(attitude, last) for attitude in attitudes], len(tries) // len(attitudes))
     scores = sketch.judge(frame, tries).score - doubt
     best: tuple[Rigid, float] | None = None
-    for index in np.argsort(-scores, kind="stable")[:3]:
+    for index in np.argsort(-scores, kind="stable")[:4]:
         pose, score = polish(sketch, frame, tries[index])
         if best is None or score - doubt[index] > best[1]:
             best = pose, score - float(doubt[index])
@@ -112,6 +112,12 @@ def _attitudes(last: Rigid) -> list[Array]:
     tilts = Rotation.from_euler("xy", [[0, 0], [np.pi / 2, 0], [-np.pi / 2, 0], [0, np.pi / 2], [0, -np.pi / 2]])
     bases = [Rotation.from_matrix(last.rotation), *tilts]
     return [matrix for base in bases for matrix in (turns * base).as_matrix()]
+
+
+def _turned(attitude: Array, last: Rigid) -> float:
+    """What a rotation (3, 3) is doubted for: the angle from how the object was last or at the start."""
+    angle = min(Rigid(attitude).angle(), Rigid(attitude @ last.rotation.T).angle())
+    return _TURNED * angle / np.pi
 
 
 def _likely(
