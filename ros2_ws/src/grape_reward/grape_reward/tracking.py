@@ -88,7 +88,8 @@ class Tracker:
             for index in range(len(thing.keypoints))
         )
         self._starts = tuple(objects)
-        self._rng = np.random.Generator(np.random.Philox(seed))
+        # Philox takes no negative numbers; an episode's seed may be any 64 bits.
+        self._rng = np.random.Generator(np.random.Philox(seed % 2**64))
         self._bodies: list[Body | None] = []
         self._last: tuple[NDArray[np.uint8], Pose, float, int] | None = None
         self._widest = 0.0
