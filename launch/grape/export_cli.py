@@ -44,6 +44,9 @@ def export(
         str | None, typer.Option(help="Score towards this objective instead of each episode's own.")
     ] = None,
     scores: Annotated[bool, typer.Option(help="Score the episodes; pairs are made of scored ones only.")] = True,
+    score_file: Annotated[
+        Path | None, typer.Option(help="Take the scores from this .jsonl of `grape score --out` instead.")
+    ] = None,
     tasks: TasksFolder = None,
     unapproved: Unapproved = False,
 ) -> None:
@@ -53,13 +56,19 @@ def export(
     from grape_reward.offline import Scoring
     from grape_reward.tasks import library
     from grape_trainer.export.lerobot import Export, export_lerobot
+    from grape_trainer.export.scores import Scorer, read_scores
 
-    if not scores and pairs is None and ranking is not Ranking.none:
+    if not scores and score_file is None and pairs is None and ranking is not Ranking.none:
         raise CommandError("--no-scores leaves nothing to make pairs of: add --ranking none, or --pairs FILE")
+    scorer: Scorer | None = None
+    if score_file is not None:
+        scorer = read_scores(score_file)
+    elif scores:
+        scorer = Scoring(objective=objective, tasks=library(tasks), unapproved=unapproved).score
     told = Export(
         paths=tuple(bags or ()),
         out=out,
-        scoring=Scoring(objective=objective, tasks=library(tasks), unapproved=unapproved) if scores else None,
+        scorer=scorer,
         pairs=pairs,
         ranking="" if ranking is Ranking.none else ranking.value,
         m=m,
@@ -67,12 +76,16 @@ def export(
     with _bars("reading", "writing") as (reading, writing):
         done = export_lerobot(told, reading, writing)
     beside = "" if done.pairs is None else f", {done.pairs} pairs"
-    console.print(f"{done.folder}: {done.episodes} episodes, {done.frames} frames{beside}", markup=False)
+    console.print(
+        f"{done.folder}: {done.episodes} episodes, {done.frames} frames{beside}", markup=False, soft_wrap=True
+    )
     if done.lost:
         print(f"grape: {done.lost} pairs name an episode that is not exported: grape/pairs.json", file=sys.stderr)
+    if done.unscored and scorer is not None:
+        print(f"grape: {len(done.unscored)} episodes have no score; the first: {done.unscored[0]}", file=sys.stderr)
     if done.unknown:
-        told_first = f"{done.unknown[0]}{f' and {len(done.unknown) - 1} more' if len(done.unknown) > 1 else ''}"
-        print(f"grape: next.reward and next.success left out: success unknown in {told_first}", file=sys.stderr)
+        named = f"{done.unknown[0]}{f' and {len(done.unknown) - 1} more' if len(done.unknown) > 1 else ''}"
+        print(f"grape: next.reward and next.success left out: success unknown in {named}", file=sys.stderr)
     for bag, reason in done.skipped:
         print(f"grape: skipped {reason if str(bag) in reason else f'{bag}: {reason}'}", file=sys.stderr)
     if done.skipped:

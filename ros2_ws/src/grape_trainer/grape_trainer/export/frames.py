@@ -95,10 +95,13 @@ def columns(episode: Episode, layout: Layout, success: int | None) -> dict[str, 
     steps = episode.steps
     last = np.arange(len(steps)) == len(steps) - 1
     stamps = np.array([step.stamp for step in steps], np.int64)
-    state = [[*step.tcp.position, *step.tcp.quaternion, step.gripper_width] for step in steps]
+    measured = [[*step.tcp.position, *step.tcp.quaternion, step.gripper_width] for step in steps]
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named below
+        motion = np.array([step.action for step in steps]).astype(np.float32)
+        state = np.array(measured).astype(np.float32)
     found: dict[str, NDArray[Any]] = {
-        STATE: np.array(state, np.float32),
-        ACTION: np.array([step.action for step in steps], np.float32),
+        STATE: state,
+        ACTION: motion,
         TOKEN_IDS: episode.tokens,
         LOG_PROBS: episode.logprobs,
         STAMP: stamps,

@@ -17,8 +17,10 @@ import pyarrow as pa
 from grape_episode.episode import EpisodeError
 from grape_episode.reader import read_episode
 from grape_reward.offline import Scoring
+from grape_trainer.errors import PairsError
 from grape_trainer.export.folder import DataFiles, write_episodes, write_info, write_tasks
 from grape_trainer.export.frames import IMAGE, ExportError, Layout, columns, pictures, png
+from grape_trainer.export.scores import Scorer
 from grape_trainer.export.statistics import Gathered, plain
 from grape_trainer.export.survey import Known, Progress, Survey, survey
 from grape_trainer.files import publish_folder, write_json
@@ -30,13 +32,13 @@ _NUMBERS = ("log_r_ext", "r_self_per_token", "reward")
 
 @dataclass(frozen=True)
 class Export:
-    """What to export. ``paths``: bags, or folders of bags; none: those that the pairs file names. ``scoring``: None
+    """What to export. ``paths``: bags, or folders of bags; none: those that the pairs file names. ``scorer``: None
     leaves episodes unscored. ``pairs``: a pairs file; None: pairs by ``ranking`` (m best against m worst of each
     initial state) of what is scored. ``ranking`` empty and no file: no pairs."""
 
     paths: tuple[Path, ...]
     out: Path
-    scoring: Scoring | None = field(default_factory=Scoring)
+    scorer: Scorer | None = field(default_factory=lambda: Scoring().score)
     pairs: Path | None = None
     ranking: str = "balanced"
     m: int = 2
@@ -46,7 +48,7 @@ class Export:
 class Exported:
     """What was written. ``skipped``: bags, and why; ``pairs`` None where none were asked for; ``lost``: pairs of which
     a side was not exported; ``unknown``: ids of the episodes of unknown success, for which reward and success are no
-    features."""
+    features; ``unscored``: why the episodes without a score have none."""
 
     folder: Path
     episodes: int
@@ -55,6 +57,7 @@ class Exported:
     lost: int
     skipped: tuple[tuple[Path, str], ...]
     unknown: tuple[str, ...]
+    unscored: tuple[str, ...]
 
 
 def export_lerobot(told: Export, surveying: Progress, writing: Progress) -> Exported:
@@ -69,9 +72,12 @@ def export_lerobot(told: Export, surveying: Progress, writing: Progress) -> Expo
     paths = told.paths or tuple(Path(c.path) for c in chosen.candidates if c.path) if chosen else told.paths
     if not paths:
         raise ExportError("no bag named, and no pairs file that names any")
-    found = survey(paths, told.scoring, surveying)
+    found = survey(paths, told.scorer, surveying)
     if chosen is None and told.ranking:
-        chosen = build((known.entry for known in found.episodes), told.ranking, told.m)
+        try:
+            chosen = build((known.entry for known in found.episodes), told.ranking, told.m)
+        except PairsError as error:
+            raise ExportError(f"no pairs can be made ({error}): export them apart, or with --ranking none") from None
     told.out.parent.mkdir(parents=True, exist_ok=True)
     beside = told.out.with_name(f".{told.out.name}.{uuid.uuid4().hex}")
     try:
@@ -92,6 +98,7 @@ def export_lerobot(told: Export, surveying: Progress, writing: Progress) -> Expo
         lost=lost,
         skipped=found.skipped,
         unknown=tuple(known.identity.episode_id for known in found.episodes if known.success is None),
+        unscored=tuple(known.unscored for known in found.episodes if known.score is None),
     )
 
 

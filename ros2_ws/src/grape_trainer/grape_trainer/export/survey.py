@@ -10,10 +10,11 @@ from pathlib import Path
 from grape_episode.episode import Episode, EpisodeError, Identity, Outcome
 from grape_episode.reader import read_episode
 from grape_reward.errors import RewardError
-from grape_reward.offline import Scoring, bags_at
+from grape_reward.offline import bags_at
 from grape_reward.result import Score
 from grape_reward.reviews import review_of
 from grape_trainer.export.frames import ExportError, rotation_of
+from grape_trainer.export.scores import Scorer
 from grape_trainer.pairs import Excluded, candidate
 from grape_trainer.ranking import Candidate
 
@@ -51,8 +52,8 @@ class Survey:
     skipped: tuple[tuple[Path, str], ...]
 
 
-def survey(paths: Iterable[Path], scoring: Scoring | None, progress: Progress) -> Survey:
-    """Read every bag at or under ``paths`` without its pictures, and score it; ``scoring`` None: it stays unscored.
+def survey(paths: Iterable[Path], scorer: Scorer | None, progress: Progress) -> Survey:
+    """Read every bag at or under ``paths`` without its pictures, and score it; ``scorer`` None: it stays unscored.
 
     Bags that are damaged, incomplete, without steps of a policy, or that hold an episode a second time are skipped with
     their reason. Raises ScoreError for a path without a bag, ExportError where no episode is left or where they do not
@@ -64,7 +65,7 @@ def survey(paths: Iterable[Path], scoring: Scoring | None, progress: Progress) -
     for done, bag in enumerate(sorted(bags)):
         progress(done, len(bags), bag.name)
         try:
-            known = _known(bag, scoring)
+            known = _known(bag, scorer)
         except (EpisodeError, ExportError, RewardError, OSError) as error:
             skipped.append((bag, str(error)))
             continue
@@ -81,7 +82,7 @@ def survey(paths: Iterable[Path], scoring: Scoring | None, progress: Progress) -
     return Survey(tuple(found), tuple(skipped))
 
 
-def _known(bag: Path, scoring: Scoring | None) -> Known:
+def _known(bag: Path, scorer: Scorer | None) -> Known:
     episode = read_episode(bag, images=False)
     if not episode.steps:
         raise ExportError(f"{bag}: no steps of a policy in it")
@@ -90,7 +91,7 @@ def _known(bag: Path, scoring: Scoring | None) -> Known:
     for name, least in (("control_period", 1e-6), ("temperature", 0.0)):
         if not least <= (value := getattr(episode.identity, name)) < math.inf:
             raise ExportError(f"{bag}: its identity says {name} {value}")
-    score, unscored = _score(episode, scoring)
+    score, unscored = _score(episode, scorer)
     success, by = _success(bag, episode, score)
     identity = episode.identity
     return Known(
@@ -109,11 +110,11 @@ def _known(bag: Path, scoring: Scoring | None) -> Known:
     )
 
 
-def _score(episode: Episode, scoring: Scoring | None) -> tuple[Score | None, str]:
-    if scoring is None:
+def _score(episode: Episode, scorer: Scorer | None) -> tuple[Score | None, str]:
+    if scorer is None:
         return None, "not asked for"
     try:
-        return scoring.score(episode), ""
+        return scorer(episode), ""
     except RewardError as error:
         return None, str(error)
 
