@@ -110,7 +110,7 @@ def test_one_iteration_collects_scores_pairs_trains_and_swaps(
     )
     phases: list[str] = []
     result = align(config, rig, lambda progress: phases.append(progress.phase))
-    assert list(dict.fromkeys(phases)) == ["collect", "score", "pair", "train", "swap"]
+    assert list(dict.fromkeys(phases)) == ["collect", "score", "pair", "train", "gate", "swap"]
     assert result.changed, result.reason
     (iteration,) = result.iterations
     assert iteration["episodes"] == 8 and iteration["pairs"] == 2

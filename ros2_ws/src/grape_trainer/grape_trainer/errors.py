@@ -33,3 +33,7 @@ class RigError(TrainerError):
 
 class LoopError(TrainerError):
     """The align loop cannot go on."""
+
+
+class PolicyRefusedError(TrainerError):
+    """The policy did not take an adapter; what served goes on serving."""

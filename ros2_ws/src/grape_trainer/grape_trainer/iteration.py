@@ -46,9 +46,10 @@ class IterationFiles:
         append_line(self.rollouts_path, dataclasses.asdict(rollout))
 
     def score(
-        self, adapter_id: str, objective: str, progress: Callable[[int, int], None]
+        self, adapter_id: str | None, objective: str, progress: Callable[[int, int], None]
     ) -> list[Candidate | Excluded]:
-        """Score every rollout, offline, once; an unreadable bag is left out with its reason."""
+        """Score every rollout, offline, once; an unreadable bag is left out with its reason, and so is one that was
+        recorded under another adapter than ``adapter_id`` (None: any)."""
         if not self.scores_path.exists():
             rollouts = sorted(self.rollouts().values(), key=lambda r: r.key)
             entries, scores = [], []
@@ -79,7 +80,7 @@ class IterationFiles:
         return pairs
 
 
-def _score(rollout: Rollout, adapter_id: str, objective: str) -> tuple[Candidate | Excluded, Any]:
+def _score(rollout: Rollout, adapter_id: str | None, objective: str) -> tuple[Candidate | Excluded, Any]:
     name = rollout.episode_id or Path(rollout.bag).name
     try:
         episode = read_episode(Path(rollout.bag), images=False)
@@ -87,7 +88,7 @@ def _score(rollout: Rollout, adapter_id: str, objective: str) -> tuple[Candidate
         return Excluded(name, rollout.bag, str(error)), None
     if episode.outcome is None:
         return Excluded(name, rollout.bag, "no outcome: the bag was cut off"), None
-    if episode.identity.adapter_id != adapter_id:
+    if adapter_id is not None and episode.identity.adapter_id != adapter_id:
         other = episode.identity.adapter_id[:12] or "the base model"
         return Excluded(name, rollout.bag, f"recorded under {other}, not under this iteration's policy"), None
     try:

@@ -1,4 +1,4 @@
-"""The K-iteration align loop (Algorithm 1): collect, score, pair, train, swap; any end of it can be gone on from."""
+"""The K-iteration align loop (Algorithm 1): collect, score, pair, train, gate, swap; any end can be gone on from."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import Any
 
 from grape_policy.adapters import AdapterError, read_manifest
-from grape_trainer import run_training
+from grape_trainer import deploy, run_training
 from grape_trainer.config import TrainConfig
-from grape_trainer.errors import LoopError
+from grape_trainer.errors import LoopError, PolicyRefusedError
 from grape_trainer.files import read_json, write_json
+from grape_trainer.gate import Verdict, judge
 from grape_trainer.iteration import IterationFiles
 from grape_trainer.pairs import Excluded, PairSet
-from grape_trainer.plan import AlignConfig, AlignResult, Canary, Progress, Verdict
+from grape_trainer.plan import AlignConfig, AlignResult, Canary, Progress
 from grape_trainer.ranking import Candidate
 from grape_trainer.registry import Registry
 from grape_trainer.result import Result
@@ -22,7 +23,8 @@ from grape_trainer.rig import Rig, Rollout, rollout_jobs
 
 STATE, SUMMARY = "align.json", "summary.json"
 __all__ = ["PHASES", "Align", "AlignConfig", "AlignResult", "Canary", "Progress", "Verdict", "align"]
-PHASES = ("collect", "score", "pair", "train", "swap")
+PHASES = ("collect", "score", "pair", "train", "gate", "swap")
+POLL_SECONDS = 0.2
 
 
 class Cancelled(Exception):
@@ -34,7 +36,8 @@ class Stop(Exception):
 
 
 class Align:
-    """One run. ``report`` hears of progress; ``canary`` may refuse an adapter."""
+    """One run. ``report`` hears of progress; ``canary`` may refuse an adapter; ``hold`` says why training must wait,
+    empty when it need not."""
 
     def __init__(
         self,
@@ -42,8 +45,9 @@ class Align:
         rig: Rig,
         report: Callable[[Progress], None] = lambda progress: None,
         canary: Canary | None = None,
+        hold: Callable[[], str] = str,
     ) -> None:
-        self.config, self.rig, self.report, self.canary = config, rig, report, canary
+        self.config, self.rig, self.report, self.canary, self.hold = config, rig, report, canary, hold
         self.registry = Registry(config.registry)
         self.path = config.folder / STATE
         self.state = self._state()
@@ -93,7 +97,8 @@ class Align:
             summary["training"] = dataclasses.asdict(result)
             if not result.changed:
                 raise Stop(f"stopped in iteration {number}: training kept the old weights: {result.reason}")
-            self._phase(number, "swap", lambda: self._swap(files, number, summary))
+            adapter_id = self._phase(number, "gate", lambda: self._gate(files, number, result, summary))
+            self._phase(number, "swap", lambda: self._swap(adapter_id, number))
         except Stop as stop:
             summary["reason"] = str(stop)
             self._finish(files, summary)
@@ -122,6 +127,12 @@ class Align:
 
     def _collect(self, files: IterationFiles) -> None:
         config, number = self.config, files.number
+        if config.bags:
+            known = files.rollouts()
+            for bag in config.bags:
+                if bag not in known:
+                    files.add(Rollout(bag, bag))
+            return
         jobs = rollout_jobs(
             config.tasks,
             config.states,
@@ -175,49 +186,60 @@ class Align:
             text = f"update {done} of {total}, loss {loss:.3f}, drift of the chosen side {drift:+.3f} nats a step"
             self.report(Progress(files.number, "train", done / max(1, total), text))
 
+        while why := self.hold():
+            self._check()
+            self.report(Progress(files.number, "train", 0.0, f"waiting: {why}"))
+            time.sleep(POLL_SECONDS)
         run = run_training.in_process if config.in_process else run_training.in_own_process
         result = run(told, progress, self.rig.cancelled)
         if result is None:
             raise Cancelled
         return result
 
-    def _swap(self, files: IterationFiles, number: int, summary: dict[str, Any]) -> None:
+    def _gate(self, files: IterationFiles, number: int, result: Result, summary: dict[str, Any]) -> str:
+        """The id of the new adapter, in the registry with its verdict. Raises Stop where that refuses it."""
         folder = files.train_folder / "adapter"
-        verdict = Verdict(True, "no canary")
+        canary: Verdict | None = None
         if self.canary is not None:
-            self.report(Progress(number, "swap", 0.1, "canary"))
+            self.report(Progress(number, "gate", 0.1, "canary"))
             try:
-                verdict = self.canary(folder)
+                canary = self.canary(folder)
                 self._check()
             except BaseException:
                 self._serve_current()
                 raise
         try:
-            manifest = dataclasses.replace(read_manifest(folder), verdict=dataclasses.asdict(verdict))
+            metrics = read_manifest(folder).metrics
         except AdapterError as error:
             raise LoopError(str(error)) from None
-        write_json(folder / "manifest.json", dataclasses.asdict(manifest))
-        summary["canary"] = dataclasses.asdict(verdict)
+        settings = self.config.settings
+        verdict = judge(metrics, result.held_pairs, settings.holdout_pairs, self.config.gate, canary)
         adapter_id = self.registry.add(folder)
+        self.registry.judge(adapter_id, verdict.to_dict())
+        summary["gate"] = verdict.to_dict()
         summary["adapter_trained"] = adapter_id
+        self.report(Progress(number, "gate", 1.0, verdict.reason))
         if not verdict.accepted:
             self._serve_current()
-            raise Stop(f"stopped in iteration {number}: the canary refused the new adapter: {verdict.reason}")
-        self.report(Progress(number, "swap", 0.9, f"loading {adapter_id[:12]}"))
-        ack = self.rig.load_adapter(self.registry.path(adapter_id))
-        if not ack.accepted or ack.adapter_id != adapter_id:
-            reason = ack.reason or f"it serves {ack.adapter_id[:12] or 'the base model'} instead"
+            raise Stop(f"stopped in iteration {number}: the gate refused the new adapter: {verdict.reason}")
+        return adapter_id
+
+    def _swap(self, adapter_id: str, number: int) -> None:
+        self.report(Progress(number, "swap", 0.5, f"loading {adapter_id[:12]}"))
+        self._check()
+        try:
+            deploy.promote(self.registry, adapter_id, self.rig.load_adapter)
+        except PolicyRefusedError as refusal:
             self._serve_current()
-            raise Stop(f"stopped in iteration {number}: the policy refused {adapter_id[:12]}: {reason}")
-        self.registry.promote(adapter_id)
+            raise Stop(f"stopped in iteration {number}: {refusal}") from None
         self.report(Progress(number, "swap", 1.0, f"{adapter_id[:12]} serves"))
 
     def _serve_current(self) -> None:
         """What the registry says is what serves: after a crash between the two, or a canary's trial."""
-        path = self.registry.current_path
-        ack = self.rig.load_adapter(path)
-        if not ack.accepted:
-            raise LoopError(f"{path or 'the base model'}: the policy refused what should be serving: {ack.reason}")
+        try:
+            deploy.restore(self.registry, self.rig.load_adapter)
+        except PolicyRefusedError as refusal:
+            raise LoopError(f"{self.registry.root}: what should be serving does not: {refusal}") from None
 
     def _check(self) -> None:
         if self.rig.cancelled():
@@ -259,9 +281,10 @@ def align(
     rig: Rig,
     report: Callable[[Progress], None] = lambda progress: None,
     canary: Canary | None = None,
+    hold: Callable[[], str] = str,
 ) -> AlignResult:
     """Run or go on with the loop; see :class:`Align`."""
-    return Align(config, rig, report, canary).run()
+    return Align(config, rig, report, canary, hold).run()
 
 
 def _pair_summary(pairs: PairSet) -> dict[str, Any]:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from grape_trainer.errors import SettingsError
+from grape_trainer.gate import Bounds, Verdict
 from grape_trainer.settings import Settings
 
 
 @dataclass(frozen=True)
 class AlignConfig:
     """One run of the loop. ``model``: checkpoint folder of the policy that the rig serves; ``folder``: of the run,
-    an unfinished one in it is gone on with; initial states are ``first_state`` on, others in each iteration."""
+    an unfinished one in it is gone on with; initial states are ``first_state`` on, others in each iteration. ``gate``:
+    what a new adapter must show; ``bags``: the rollouts of the only iteration, where they were collected elsewhere."""
 
     model: Path
     registry: Path
@@ -33,14 +35,18 @@ class AlignConfig:
     step_limit: int = 0
     seed: int = 0
     settings: Settings = field(default_factory=Settings)
+    gate: Bounds = field(default_factory=Bounds)
+    bags: tuple[str, ...] = ()
     threads: int = 1
     device: str = "cpu"
     dtype: str = "float32"
     in_process: bool = False
 
     def __post_init__(self) -> None:
-        if not self.tasks:
+        if not self.tasks and not self.bags:
             raise SettingsError("tasks: at least one task must be given")
+        if self.bags and self.iterations != 1:
+            raise SettingsError(f"iterations: bags are for one iteration, not {self.iterations}")
         for name, least in (("iterations", 1), ("states", 1), ("rollouts", 2), ("first_state", 0), ("threads", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}: must be at least {least}, not {getattr(self, name)}")
@@ -52,15 +58,6 @@ class AlignConfig:
         for name in ("folder", "registry", "in_process", "threads", "device"):
             del told[name]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a canary says of a new adapter; ``figures`` go into the manifest."""
-
-    accepted: bool
-    reason: str
-    figures: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from grape_policy.adapters import current_adapter, read_manifest
 from grape_policy.checkpoint import Vla, load_checkpoint
 from grape_policy.testing import write_random_checkpoint
 from grape_trainer import loop as loop_module
-from grape_trainer.errors import LoopError, RigError, SettingsError
+from grape_trainer.errors import LoopError, RegistryError, RigError, SettingsError
 from grape_trainer.files import read_json
+from grape_trainer.gate import Bounds
 from grape_trainer.loop import AlignConfig, Progress, Verdict, align
 from grape_trainer.registry import Registry
 from grape_trainer.rig import Ack, Job, RigPool, Rollout, rollout_jobs
@@ -43,6 +44,8 @@ def config(model: Path, tmp_path: Path, **changes: Any) -> AlignConfig:
         "states": 2,
         "rollouts": 4,
         "settings": settings(**plain),
+        # a random checkpoint moves far in two updates
+        "gate": Bounds(kl=0.0),
         "in_process": True,
     }
     return AlignConfig(**{**told, **changes})
@@ -95,7 +98,7 @@ def test_cancelled_in_any_phase_it_keeps_the_adapter_and_goes_on_later(
 
     def stop(progress: Progress) -> None:
         # half way through where a phase has a half, else at its beginning
-        if progress.phase == phase and (progress.fraction >= 0.4 or phase in ("pair", "swap")):
+        if progress.phase == phase and (progress.fraction >= 0.4 or phase in ("pair", "gate", "swap")):
             rig.stop.set()
 
     result = align(told, rig, stop, canary=lambda folder: Verdict(True, ""))
@@ -129,11 +132,45 @@ def test_a_refused_canary_keeps_the_old_adapter(model: Path, vla: Vla, tmp_path:
 
     result = align(config(model, tmp_path, iterations=3), rig, canary=canary)
     assert not result.changed and rig.serving == "" == Registry(tmp_path / "adapters").current
-    assert "canary refused" in result.reason and "12 of 24" in result.reason and "goes on serving" in result.reason
+    assert "gate refused" in result.reason and "12 of 24" in result.reason and "goes on serving" in result.reason
     assert len(result.iterations) == 1
     (entry,) = Registry(tmp_path / "adapters").list()
     assert entry.adapter_id == tried[0] and entry.manifest["verdict"]["accepted"] is False
-    assert read_json(tmp_path / "run/summary.json")["iterations"][0]["canary"]["figures"] == {"success": 0.5}
+    assert read_json(tmp_path / "run/summary.json")["iterations"][0]["gate"]["figures"] == {"success": 0.5}
+    with pytest.raises(RegistryError, match="the gate refused it: 12 of 24"):
+        Registry(tmp_path / "adapters").promote(entry.adapter_id)
+
+
+def test_an_adapter_beyond_the_bounds_is_kept_but_does_not_serve(model: Path, vla: Vla, tmp_path: Path) -> None:
+    rig = SyntheticRig(vla, tmp_path / "bags")
+    result = align(config(model, tmp_path, gate=Bounds(kl=1e-9)), rig)
+    assert not result.changed and rig.serving == "" and rig.loads == ["", ""]
+    assert "the gate refused the new adapter: KL to the reference" in result.reason
+    (entry,) = Registry(tmp_path / "adapters").list()
+    checks = {check["name"]: check["passed"] for check in entry.manifest["verdict"]["checks"]}
+    assert checks == {"held-out preference accuracy": None, "KL to the reference": False, "canary": None}
+
+
+def test_training_waits_as_long_as_it_is_held(model: Path, vla: Vla, tmp_path: Path) -> None:
+    heard: list[str] = []
+    reasons = iter(["an episode is running", "an episode is running"])
+    told = config(model, tmp_path)
+    result = align(
+        told, SyntheticRig(vla, tmp_path / "bags"), lambda p: heard.append(p.message), hold=lambda: next(reasons, "")
+    )
+    assert result.changed and heard.count("waiting: an episode is running") == 2
+
+
+def test_bags_that_were_collected_elsewhere_are_one_iteration(model: Path, vla: Vla, tmp_path: Path) -> None:
+    rig = SyntheticRig(vla, tmp_path / "bags")
+    bags: list[str] = []
+    rig.collect(rollout_jobs(("carrot_on_plate",), 2, 4, 100_000, 0), lambda rollout: bags.append(rollout.bag))
+    idle = SyntheticRig(vla, tmp_path / "none")
+    result = align(config(model, tmp_path, tasks=(), bags=tuple(bags)), idle)
+    assert result.changed and not idle.jobs and idle.serving == result.adapter_id
+    assert result.iterations[0]["episodes"] == 8
+    with pytest.raises(SettingsError, match="iterations"):
+        config(model, tmp_path, bags=tuple(bags), iterations=2)
 
 
 def test_a_canary_that_breaks_leaves_what_served(model: Path, vla: Vla, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,14 +16,17 @@ from grape_trainer import registry as registry_module
 from grape_trainer.errors import RegistryError, TrainerError
 from grape_trainer.registry import Registry
 
+PASSED = {"accepted": True, "reason": "for a test"}
 
-def adapter(folder: Path, value: float, created: str = "2026-01-01", name: str | None = None) -> Path:
+
+def adapter(folder: Path, value: float, created: str = "2026-01-01", name: str | None = None, **more: Any) -> Path:
     weights = {
         "base_model.model.projector.fc1.lora_A.weight": torch.full((2, 4), value),
         "base_model.model.projector.fc1.lora_B.weight": torch.full((3, 2), value),
     }
     peft_folder.write_adapter(folder, weights, LoraConfig(r=2, target_modules=["projector.fc1"]))
-    manifest = AdapterManifest(name or adapter_hash(folder), "base", created=created)
+    told = {"verdict": PASSED, **more}
+    manifest = AdapterManifest(name or adapter_hash(folder), "base", created=created, **told)
     peft_folder.write_manifest(folder, manifest)
     return folder
 
@@ -119,7 +123,7 @@ def test_a_crash_while_adding_leaves_no_adapter(
     monkeypatch.setattr(registry_module, "publish_folder", crash)
     with pytest.raises(OSError, match="no space"):
         registry.add(folder)
-    assert not registry.list() and not list(registry.root.iterdir())
+    assert not registry.list() and [path.name for path in registry.root.iterdir()] == [".lock"]
 
 
 def test_a_crash_between_history_and_pointer_is_no_move(
@@ -164,3 +168,22 @@ def test_an_adapter_hashes_the_same_whatever_the_order_of_its_targets(tmp_path: 
     two = peft_folder.write_adapter(tmp_path / "b", weights, LoraConfig(r=1, target_modules=names[::-1]))
     assert adapter_hash(one) == adapter_hash(two)
     assert json.loads((one / "adapter_config.json").read_text())["target_modules"] == sorted(names)
+
+
+def test_a_pedigree_goes_back_to_what_is_missing_and_never_round(registry: Registry, tmp_path: Path) -> None:
+    first = registry.add(adapter(tmp_path / "a", 1.0, parent="f" * 64))
+    second = registry.add(adapter(tmp_path / "b", 2.0, parent=first))
+    third = registry.add(adapter(tmp_path / "c", 3.0, parent=second))
+    assert registry.pedigree(third) == [second, first, "f" * 64]
+    manifest = registry.path(first) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "parent": third}))
+    assert registry.pedigree(third) == [second, first, third]
+
+
+def test_a_manifest_with_a_field_of_the_wrong_type_and_a_torn_log_are_found(registry: Registry, tmp_path: Path) -> None:
+    one = registry.add(adapter(tmp_path / "a", 1.0))
+    manifest = registry.path(one) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "pairs": "many"}))
+    (registry.root / "served.jsonl").write_text("{\n{}\n")
+    problems = {e.adapter_id: e.problem for e in registry.verify()}
+    assert "field pairs" in problems[one] and problems["served.jsonl"] == "line 1 is not JSON"
