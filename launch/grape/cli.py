@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from grape.console import CommandError, console, guarded, table
+from grape.adapters_cli import app as adapters_app
+from grape.console import CommandError, console, guarded
 from grape.costs_cli import app as costs_app
 from grape.costs_propose_cli import register as register_proposals
 from grape.episodes_cli import app as episodes_app
@@ -28,7 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 sim_app = typer.Typer(help="The simulated tabletop.", no_args_is_help=True)
-adapters_app = typer.Typer(help="The registry of LoRA adapters.", no_args_is_help=True)
 app.add_typer(sim_app, name="sim")
 app.add_typer(adapters_app, name="adapters")
 register_proposals(costs_app)
@@ -256,43 +256,6 @@ def reset_gate(domain: Domain = 0) -> None:
     from grape.ros import reset_gate as reset
 
     console.print(reset(domain))
-
-
-@adapters_app.command("list")
-def adapters_list(registry: Registry = RUNS / "adapters") -> None:
-    """List the adapters, oldest first; the serving one is marked."""
-    from grape_trainer.registry import Registry as AdapterRegistry
-
-    rows = []
-    for entry in AdapterRegistry(registry).list():
-        told = entry.manifest
-        name = entry.adapter_id[:12] + (" *" if entry.current else "")
-        figures = [str(len(told.get("episodes", ()))), str(told.get("pairs", ""))]
-        rows.append([name, str(told.get("created", "")), str(told.get("parent", ""))[:12], *figures, entry.problem])
-    table(f"adapters in {registry} (* serves)", ["adapter", "created", "parent", "episodes", "pairs", "problem"], rows)
-
-
-@adapters_app.command("show")
-def adapters_show(
-    adapter: Annotated[str, typer.Argument(help="Id, or its beginning.")], registry: Registry = RUNS / "adapters"
-) -> None:
-    """Print an adapter's manifest as JSON."""
-    from grape_trainer.registry import Registry as AdapterRegistry
-
-    print((AdapterRegistry(registry).path(adapter) / "manifest.json").read_text(encoding="utf-8"), end="")
-
-
-@adapters_app.command("verify")
-def adapters_verify(registry: Registry = RUNS / "adapters") -> None:
-    """Recompute the hash of every adapter. Exit 1 where one is damaged."""
-    from grape_trainer.registry import Registry as AdapterRegistry
-
-    damaged = AdapterRegistry(registry).verify()
-    for entry in damaged:
-        print(f"grape: {entry.path}: {entry.problem}", file=sys.stderr)
-    if damaged:
-        raise CommandError(f"{registry}: {len(damaged)} adapters are damaged")
-    console.print(f"{registry}: all adapters are whole")
 
 
 @sim_app.command("preview")
