@@ -155,7 +155,7 @@ class Trial:
         return len(Registry(self.folder / "registry").verify())
 
     def kill(self, after: float, training: bool) -> str:
-        """Start, kill -9 so many seconds after it is under way; which process was hit, empty where it was over before."""
+        """Start; kill -9 so many seconds after it is under way. Which process was hit, empty where it was over."""
         process = self.start()
         self.begun(process)
         time.sleep(after)
