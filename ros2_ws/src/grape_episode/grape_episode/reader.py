@@ -26,6 +26,7 @@ from grape_episode.episode import (
     World,
     step_problems,
 )
+from grape_episode.keypoints import Sample, keypoint_series
 from grape_episode.typestore import typestore
 
 
@@ -140,10 +141,9 @@ class _Gather:
         self.steps: list[Any] = []
         self.gate: list[GateEvent] = []
         self.worlds: list[tuple[int, World]] = []
-        self.names: tuple[str, ...] | None = None
-        self.confidence: list[Any] = []
+        self.keypoints: list[Sample] = []
         self.samples: dict[str, tuple[list[int], list]] = {
-            topic: ([], []) for topic in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.KEYPOINTS, topics.WRENCH)
+            topic: ([], []) for topic in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.WRENCH)
         }
         self.handlers: dict[str, Callable[[Any], None]] = {
             topics.EPISODE: self._identity,
@@ -217,25 +217,19 @@ class _Gather:
 
     def _keypoints(self, message: Any) -> None:
         names = tuple(message.names)
-        if self.names is None:
-            self.names = names
         if len(message.points) != len(names):
             raise EpisodeError(f"{self.file}: {topics.KEYPOINTS}: {len(message.points)} points, {len(names)} names")
         if len(message.confidence) not in (0, len(names)):
             told = f"{len(message.confidence)} confidences, {len(names)} names"
             raise EpisodeError(f"{self.file}: {topics.KEYPOINTS}: {told}")
-        if names != self.names:
-            line = f"the keypoints changed their names from {', '.join(self.names)} to {', '.join(names)}"
-            if line not in self.problems:
-                self.problems.append(line)
-            return
-        self._sample(topics.KEYPOINTS, message, [(p.x, p.y, p.z) for p in message.points])
         # who says nothing of confidence is believed
-        self.confidence.append(message.confidence if len(message.confidence) else np.ones(len(names)))
+        confidence = message.confidence if len(message.confidence) else np.ones(len(names))
+        points = [(p.x, p.y, p.z) for p in message.points]
+        self.keypoints.append(Sample(messages.stamp_of(message), names, points, confidence))
 
-    def _series(self, topic: str, *shape: int, names: tuple[str, ...] = ()) -> Series:
+    def _series(self, topic: str, *shape: int) -> Series:
         stamps, rows = self.samples[topic]
-        return Series(np.array(stamps, np.int64), np.array(rows, np.float64).reshape(len(rows), *shape), names)
+        return Series(np.array(stamps, np.int64), np.array(rows, np.float64).reshape(len(rows), *shape))
 
     def _image(self, stamp: int) -> np.ndarray | None:
         data = self.pictures.get(stamp)
@@ -262,27 +256,22 @@ class _Gather:
         problems = step_problems(self.identity, tuple(steps), self.outcome, set(self.pictures))
         last = self.outcome.stamp if self.outcome else None
         worlds = [world for stamp, world in self.worlds if last is None or stamp <= last]
-        names = self.names or ()
+        begun = min((step.stamp for step in steps), default=0)
+        keypoints, confidence, renamed = keypoint_series(self.keypoints, begun)
         return Episode(
             identity=self.identity,
             steps=tuple(steps),
             outcome=self.outcome,
             tcp=self._series(topics.CURRENT_POSE, 7),
             gripper=self._series(topics.JOINT_STATES, 1),
-            keypoints=self._series(topics.KEYPOINTS, len(names), 3, names=names),
+            keypoints=keypoints,
             wrench=self._series(topics.WRENCH, 6),
             gate=tuple(self.gate),
             world=worlds[-1] if worlds else None,
-            problems=tuple(dict.fromkeys([*self.problems, *problems, *notes])),
+            problems=tuple(dict.fromkeys([*self.problems, *renamed, *problems, *notes])),
             path=self.file.parent,
-            confidence=self._confidence(names),
+            confidence=confidence,
         )
-
-    def _confidence(self, names: tuple[str, ...]) -> Series:
-        values = np.array(self.confidence, np.float64).reshape(len(self.confidence), len(names))
-        if np.all(values == 1.0):
-            return Series.empty(0)
-        return Series(np.array(self.samples[topics.KEYPOINTS][0], np.int64), values, names)
 
 
 def main(arguments: list[str] | None = None) -> int:

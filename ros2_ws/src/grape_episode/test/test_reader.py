@@ -215,3 +215,44 @@ def test_confidences_for_other_keypoints_than_there_are_are_refused(tmp_path):
     bag.close()
     with pytest.raises(EpisodeError, match=f"{topics.KEYPOINTS}: 3 confidences, 2 names"):
         read_episode(bag.folder)
+
+
+def renamed(tmp_path, before, after):
+    """A bag in which some keypoint samples, told by their stamps, are of a cup and a saucer."""
+    episode = make_episode(5, steps=4, samples_per_step=2)
+    bag = Bag(tmp_path / "bag", "zstd")
+    for topic, stamp, message in episode_messages(episode):
+        if topic == topics.EPISODE:
+            name = topics.DATA_TYPES[topic]
+            bag.write(topic, name, bytes(typestore().serialize_cdr(message, name)), stamp)
+            continue
+        if topic == topics.KEYPOINTS and stamp == episode.keypoints.stamps[0] and before:
+            stale = typestore().deserialize_cdr(
+                typestore().serialize_cdr(message, topics.DATA_TYPES[topic]), topics.DATA_TYPES[topic]
+            )
+            stale.names, stale.header.stamp.sec, stale.header.stamp.nanosec = ["cup", "saucer"], 6, 100_000_000
+            bag.write(
+                topic,
+                topics.DATA_TYPES[topic],
+                bytes(typestore().serialize_cdr(stale, topics.DATA_TYPES[topic])),
+                stamp,
+            )
+        if topic == topics.KEYPOINTS and stamp == episode.keypoints.stamps[-1] and after:
+            message.names = ["cup", "saucer"]
+        name = topics.DATA_TYPES[topic]
+        bag.write(topic, name, bytes(typestore().serialize_cdr(message, name)), stamp)
+    bag.close()
+    return episode, read_episode(bag.folder)
+
+
+def test_the_world_before_the_reset_may_have_other_things_in_it(tmp_path):
+    episode, read = renamed(tmp_path, before=True, after=False)
+    assert episode.identity.stamp < 6_100_000_000 < episode.steps[0].stamp
+    assert read.complete, read.problems
+    assert differences(episode.keypoints, read.keypoints) == []
+
+
+def test_things_that_change_while_the_policy_acts_are_a_problem(tmp_path):
+    _, read = renamed(tmp_path, before=False, after=True)
+    assert read.problems == ("the keypoints changed their names from carrot, plate to cup, saucer",)
+    assert len(read.keypoints) == 8

@@ -37,7 +37,8 @@ class Judgement:
 
 class LiveEpisode:
     """Feed it in any order, then ask ``advance`` for what is new. ``unapproved``: score by a cost program that nobody
-    has approved. Raises TaskError for an unknown task or objective, NotApprovedError."""
+    has approved. ``since``: observations up to that stamp, nanoseconds, are of the episode before, whatever this one's
+    announcement says. Raises TaskError for an unknown task or objective, NotApprovedError."""
 
     def __init__(
         self,
@@ -46,6 +47,7 @@ class LiveEpisode:
         lambdas: Lambdas = PRESETS["paper"],
         tasks: TaskLibrary = TASKS,
         unapproved: bool = False,
+        since: int = 0,
     ) -> None:
         self.identity = identity
         self.task, approved = tasks.cleared(identity.task, unapproved)
@@ -57,9 +59,9 @@ class LiveEpisode:
         self._watcher = Reducer(self.task, objective, identity, lambdas, hold_seconds=hold)
         wrench = self.task.reads_force
         self._timeline = timeline_of(identity.lock_step, identity.control_period, identity.stamp, wrench)
-        self._names: tuple[str, ...] | None = None
+        self._names: list[tuple[int, tuple[str, ...]]] = []
         self._unseen: list[int] = []
-        self._watched = identity.stamp
+        self._watched = max(identity.stamp, since)
         self._begin: int | None = None
         self._outcome: Outcome | None = None
 
@@ -82,9 +84,8 @@ class LiveEpisode:
     def keypoints(self, stamp: int, names: Sequence[str], points: Array, confidence: Array) -> None:
         """A sample of the keypoints: ``names`` (K), ``points`` (K, 3) metres, ``confidence`` (K,), or empty where the
         source says nothing of it. Below the task's confidence a keypoint is lost."""
-        if self._names is None and stamp > self.identity.stamp:
-            self._names = tuple(names)
-            self._scorer.name_keypoints(names)
+        if stamp > self.identity.stamp:
+            self._names.append((stamp, tuple(names)))
         self.sample("keypoints", stamp, known_points(points, confidence, self.task.confidence))
 
     def step(self, index: int, stamp: int, logprobs: NDArray[np.float32] | None) -> None:
@@ -109,7 +110,7 @@ class LiveEpisode:
         costs = [Judgement(event.stamp, self._scorer.push(event), event.step) for event in self._timeline.pop()]
         score = None
         if self._outcome is not None and self._timeline.done:
-            score = self._scorer.finish(self._outcome, tuple(self._timeline.problems))
+            score = self._score(self._outcome)
         return standing, [judgement for judgement in costs if judgement.step is not None], score
 
     def finish(self) -> Score | None:
@@ -118,7 +119,17 @@ class LiveEpisode:
             return None
         for event in self._timeline.flush():
             self._scorer.push(event)
-        return self._scorer.finish(self._outcome, tuple(self._timeline.problems))
+        return self._score(self._outcome)
+
+    def _score(self, outcome: Outcome) -> Score:
+        # as the reader has it: under the names that they had when the policy began
+        at_work = [names for stamp, names in self._names if self._begin is None or stamp >= self._begin]
+        names = at_work or [names for _, names in self._names]
+        if names:
+            self._scorer.name_keypoints(names[0])
+        for other in sorted(set(at_work) - set(at_work[:1])):
+            self.trouble(f"the keypoints changed their names from {', '.join(at_work[0])} to {', '.join(other)}")
+        return self._scorer.finish(outcome, tuple(self._timeline.problems))
 
     def _watch(self) -> list[Judgement]:
         standing = []

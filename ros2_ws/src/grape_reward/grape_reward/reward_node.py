@@ -28,7 +28,7 @@ from grape_reward.frames import FrameTracker
 from grape_reward.images import color_of, depth_of
 from grape_reward.live import LiveEpisode
 from grape_reward.result import Score, unscorable
-from grape_reward.ros import Voice, declared, deep
+from grape_reward.ros import Voice, declared, deep, wrench_needed
 from grape_reward.timeline import WRENCH
 
 EARLY_SECONDS = 2.0
@@ -46,6 +46,7 @@ class RewardNode(Node):
         self._identity: Any = None
         self._refusal = ""
         self._refused_at: int | None = None
+        self._ended_at = 0
         self._deadline: float | None = None
         self._early: deque[tuple[float, int, Callable[[], None]]] = deque(maxlen=2000)
         self._voice = Voice(self, keypoints=told.tracking is not None)
@@ -60,7 +61,7 @@ class RewardNode(Node):
         else:
             self._subscribe(Image, topics.COLOR, lambda image: self._on_image("color", image), CAMERA)
             self._subscribe(Image, topics.DEPTH, lambda image: self._on_image("depth", image), CAMERA)
-        if self._wrench_is_needed():
+        if wrench_needed(self, told.tasks):
             self._subscribe(WrenchStamped, topics.WRENCH, self._on_wrench, deep(robot_state(told.lock_step), 1000))
         # Steady: simulated time stands still in lock-step, and at the end of a replay.
         self.create_timer(0.1, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -69,16 +70,6 @@ class RewardNode(Node):
         events = SubscriptionEventCallbacks(message_lost=lambda _: self._on_lost(topic))
         self.create_subscription(kind, topic, callback, qos, event_callbacks=events)
 
-    def _wrench_is_needed(self) -> bool:
-        """At a thousand a second it costs a quarter of a core: it is subscribed for a task that reads it only."""
-        needed = False
-        for name in self._told.tasks:
-            try:
-                needed = self._told.tasks[name].reads_force or needed
-            except RewardError as error:
-                self.get_logger().error(f"task {name} cannot be used: {error}")
-        return needed
-
     # --- what arrives ---
 
     def _on_identity(self, message: EpisodeIdentity) -> None:
@@ -86,10 +77,14 @@ class RewardNode(Node):
         if self._current(identity.episode_id):
             return
         self._finish()
+        # The clock may lag behind the world: its last observation for the episode before is then later than the new
+        # announcement. A replay may go back in time.
+        before = self._identity
+        since = self._ended_at if before is not None and before.stamp < identity.stamp else 0
         self._identity, self._refusal, self._refused_at = identity, "", None
         told = self._told
         try:
-            episode = LiveEpisode(identity, told.objective, told.lambdas, told.tasks, told.unapproved)
+            episode = LiveEpisode(identity, told.objective, told.lambdas, told.tasks, told.unapproved, since)
             self._tracker = None if told.tracking is None else told.tracking.tracker(identity, episode.task)
             self._episode = episode
         except RewardError as error:
@@ -115,6 +110,7 @@ class RewardNode(Node):
             self._keep(stamp_of(message), lambda: self._on_outcome(message))
         elif self._episode is not None and not self._episode.ended:
             self._episode.end(outcome_of(message))
+            self._ended_at = self._episode.outcome_stamp
             self._wait_on()
             self._advance()
         elif self._refusal:

@@ -84,6 +84,18 @@ def _tracking(source: str, camera: str, starts: str) -> TrackingSetup | None:
     return TrackingSetup(Path(camera), Path(starts))
 
 
+def wrench_needed(node: Node, tasks: TaskLibrary) -> bool:
+    """Whether a task reads the wrench, which at a thousand a second costs a quarter of a core. A task that cannot be
+    used is named in the log."""
+    needed = False
+    for name in tasks:
+        try:
+            needed = tasks[name].reads_force or needed
+        except RewardError as error:
+            node.get_logger().error(f"task {name} cannot be used: {error}")
+    return needed
+
+
 class Voice:
     """The node's publishers. Stamps are nanoseconds of ROS time."""
 

@@ -150,3 +150,40 @@ def test_log_probs_may_be_missing():
         if topic != "step":
             call(live)
     assert np.isnan(live.finish().r_self)
+
+
+def test_what_the_episode_before_left_behind_is_not_seen_as_this_one():
+    # three keypoints of the world before, observed after the announcement: the clock lagged
+    stale = EPISODE.identity.stamp + 1
+    for since in (0, stale):
+        live = LiveEpisode(EPISODE.identity, since=since)
+        live.sample("tcp", stale, EPISODE.tcp.values[0])
+        live.sample("gripper", stale, 0.085)
+        live.keypoints(stale, ("spoon", "towel"), np.zeros((2, 3)), np.zeros(0))
+        standing = live.advance()[0]
+        assert [judgement.stamp for judgement in standing] == ([stale] if since == 0 else [])
+        for topic, call in messages(EPISODE):
+            if topic != "keypoints":
+                call(live)
+        for stamp, points in zip(EPISODE.keypoints.stamps.tolist(), EPISODE.keypoints.values, strict=True):
+            live.keypoints(stamp, EPISODE.keypoints.names, points, np.zeros(0))
+            standing += live.advance()[0]
+        score = live.finish()
+        assert score.hash == score_episode(EPISODE).hash
+        faults = [judgement.live.reason for judgement in standing if judgement.live.reason]
+        assert bool(faults) is (since == 0)
+
+
+def test_keypoints_that_change_their_names_mark_the_score():
+    live = LiveEpisode(EPISODE.identity)
+    for topic, call in messages(EPISODE):
+        if topic != "keypoints":
+            call(live)
+    for n, stamp in enumerate(EPISODE.keypoints.stamps.tolist()):
+        names = ("cup", "saucer", "obstacle") if n == 9 else EPISODE.keypoints.names
+        live.keypoints(stamp, names, EPISODE.keypoints.values[n], np.zeros(0))
+    score = live.finish()
+    assert score.incomplete
+    assert score.problems == (
+        "the keypoints changed their names from carrot, plate, obstacle to cup, saucer, obstacle",
+    )

@@ -201,6 +201,26 @@ def test_the_next_episode_ends_one_without_an_outcome(lab):
     assert lab.of(EpisodeScore, broken) == []
 
 
+def test_the_last_observation_of_the_episode_before_may_come_after_the_announcement(lab):
+    before = make_episode(40, steps=8, variant="obstacle")
+    lab.publish(before)
+    lab.score(before)
+    episode = make_episode(45, steps=20)
+    # the announcer's clock lagged behind the world's
+    identity = dataclasses.replace(episode.identity, stamp=before.outcome.stamp - 100_000_000)
+    episode = dataclasses.replace(episode, identity=identity)
+    lab.publish(episode, only=[topics.EPISODE])
+    last = {t: m for t, stamp, m in episode_messages(before) if stamp == before.outcome.stamp}
+    for topic in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.KEYPOINTS):
+        lab.send(topic, last[topic])
+    lab.publish(episode, only=[t for t in lab.publishers if t != topics.EPISODE])
+    assert lab.score(episode).json == score_episode(episode).to_json()
+    lab.wait(lambda: len(lab.of(TaskStatus, episode)) >= 21, "the status of 21 observations")
+    statuses = lab.of(TaskStatus, episode)
+    assert [stamp_ns(m.header.stamp) for m in statuses] == episode.keypoints.stamps.tolist()
+    assert statuses[-1].success == TaskStatus.YES
+
+
 def test_keypoints_in_doubt_are_unknown_and_the_reason_is_told(lab):
     episode = make_episode(30, steps=8, success=False)
     sure = np.ones(episode.keypoints.values.shape[:2])
