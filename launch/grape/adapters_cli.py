@@ -48,7 +48,7 @@ def list_adapters(registry: Registry = RUNS / "adapters") -> None:
                 " < ".join(chain) or NOTHING,
                 str(told.get("base_hash", ""))[:8],
                 str(told.get("pairs", "")),
-                {True: "passed", False: "refused"}.get(verdict.get("accepted"), NOTHING),
+                {"True": "passed", "False": "refused"}.get(str(verdict.get("accepted")), NOTHING),
                 "damaged" if entry.problem else "serves" if entry.current else "served" if name in served else "never",
             ]
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from grape import console, evaluation, statistics
 from grape.workers import WorldWorkers
 from grape_policy.adapters import read_manifest
+from grape_trainer.gate import Bounds, judge
 from grape_trainer.loop import AlignConfig, AlignResult, Canary, Progress, Verdict, align
 from grape_trainer.registry import Registry
 from grape_trainer.rig import Rig
@@ -39,7 +40,7 @@ def canary(plan: CanaryPlan, model: Path, registry: Path, folder: Path) -> Canar
     if plan.states == 0:
         return None
 
-    def judge(adapter: Path) -> Verdict:
+    def trial(adapter: Path) -> Verdict:
         serving = Registry(registry).current_path
         sides = [str(serving.resolve()) if serving else "", str(adapter.resolve())]
         states = range(CANARY_STATES, CANARY_STATES + plan.states)
@@ -56,7 +57,7 @@ def canary(plan: CanaryPlan, model: Path, registry: Path, folder: Path) -> Canar
             words += f" A loss of {100 * plan.bound:.0f} points cannot be excluded."
         return Verdict(accepted, words, {"success": gap, "bound": plan.bound})
 
-    return judge
+    return trial
 
 
 @contextmanager
@@ -89,16 +90,16 @@ def run(
     config: AlignConfig, rig: Rig, plan: CanaryPlan, report: Callable[[Progress], None] | None = None
 ) -> AlignResult:
     """The loop with its canary; progress goes to the terminal where no other ``report`` is given."""
-    judge = canary(plan, config.model, config.registry, config.folder)
+    trial = canary(plan, config.model, config.registry, config.folder)
     if report is not None:
-        return align(config, rig, report, judge)
+        return align(config, rig, report, trial)
     with console.progress("align") as bar:
 
         def tell(progress: Progress) -> None:
             title = f"iteration {progress.iteration} {progress.phase}: {progress.message}"
             bar(round(100 * progress.fraction), 100, title)
 
-        return align(config, rig, tell, judge)
+        return align(config, rig, tell, trial)
 
 
 def align_in_simulation(config: AlignConfig, plan: CanaryPlan, stacks: int) -> AlignResult:
@@ -127,12 +128,14 @@ def train_on_bags(
     parent: str,
     method: str = "",
     processes: int = 1,
+    pairs_file: Path | None = None,
 ) -> str:
     """Train on recorded bags by ``method`` (empty: the preset's), the work shared by ``processes``.
 
-    Bags are scored and paired first, but for ``sft``, which takes them as demonstrations. The adapter is added to the
-    registry and its id returned; what gives a whole model of its own gives its folder. Several methods may share
-    ``out``: they share scores, pairs and reference log-probs.
+    Bags are scored and paired first, but for ``sft``, which takes them as demonstrations; ``pairs_file``, in place of
+    bags, is taken as it is. The adapter is added to the registry with the gate's verdict (without a canary) and its id
+    returned; what gives a whole model of its own gives its folder. Several methods may share ``out``: they share
+    scores, pairs and reference log-probs.
 
     Raises TrainerError where there is nothing to learn from, or none of it fits the model."""
     from grape_episode.reader import find_bags
@@ -142,10 +145,15 @@ def train_on_bags(
 
     held, told = Registry(registry), settings(preset, seed=seed, **({"method": method} if method else {}))
     found = [bag for path in bags for bag in ([path] if path.is_file() else find_bags(path))]
-    if not found:
-        raise TrainingError(f"{', '.join(map(str, bags))}: no bag here")
     demonstrated = told.method == "sft"
-    pairs = "" if demonstrated else str(_paired(found, out, objective, parent, told).resolve())
+    if pairs_file is not None and (bags or demonstrated):
+        raise TrainingError(f"{pairs_file}: a pairs file goes with neither bags nor demonstrations (method sft)")
+    if not found and pairs_file is None:
+        raise TrainingError(f"{', '.join(map(str, bags)) or 'neither bags nor --pairs given'}: no bag here")
+    if pairs_file is not None:
+        pairs = str(_checked(pairs_file, told).resolve())
+    else:
+        pairs = "" if demonstrated else str(_paired(found, out, objective, parent, told).resolve())
     folder = out / "iteration_1" / ("train" if told.method == "tpo" else f"train_{told.method}")
     config = TrainConfig(
         model=str(model.resolve()),
@@ -174,8 +182,21 @@ def train_on_bags(
         console.console.print(f"{folder / 'model'}: {result.updates} updates, {result.reason}")
         return str(folder / "model")
     adapter_id = held.add(folder / "adapter")
+    verdict = judge(result.figures, result.held_pairs, told.holdout_pairs, Bounds(), None)
+    held.judge(adapter_id, verdict.to_dict())
     console.console.print(f"{held.path(adapter_id)}: {result.updates} updates, {result.reason}")
+    console.console.print(f"gate {'passed' if verdict.accepted else 'refused'}: {verdict.reason}", soft_wrap=True)
     return adapter_id
+
+
+def _checked(path: Path, told: Settings) -> Path:
+    """The pairs file itself, readable and with something to learn from. Raises TrainerError naming it."""
+    from grape_trainer.errors import TrainingError
+    from grape_trainer.pairs import read_pairs
+
+    if not read_pairs(path).pairs and not told.clones:
+        raise TrainingError(f"{path}: holds no pair")
+    return path
 
 
 def _paired(found: Sequence[Path], out: Path, objective: str, parent: str, told: Settings) -> Path:
@@ -185,9 +206,10 @@ def _paired(found: Sequence[Path], out: Path, objective: str, parent: str, told:
     from grape_trainer.rig import Rollout
 
     files = IterationFiles(out, 1)
-    for bag in found:
-        if bag.name not in files.rollouts():
-            files.add(Rollout(bag.name, str(bag.resolve())))
+    # by the whole path: two folders may hold bags of one name
+    for bag in (str(bag.resolve()) for bag in found):
+        if bag not in files.rollouts():
+            files.add(Rollout(bag, bag))
     with console.progress("scoring") as bar:
         entries = files.score(parent, objective, lambda done, total: bar(done, total, ""))
     # the ranking's own pairs, whatever the method: who chooses by success alone does so from this file

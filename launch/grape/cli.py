@@ -16,6 +16,7 @@ from grape.costs_propose_cli import register as register_proposals
 from grape.episodes_cli import app as episodes_app
 from grape.export_cli import export
 from grape.keypoints_cli import app as keypoints_app
+from grape.pairs_cli import app as pairs_app
 from grape.paths import default_model, root
 from grape.score_cli import score
 from grape.serve_cli import serve_command
@@ -31,6 +32,7 @@ app = typer.Typer(
 sim_app = typer.Typer(help="The simulated tabletop.", no_args_is_help=True)
 app.add_typer(sim_app, name="sim")
 app.add_typer(adapters_app, name="adapters")
+app.add_typer(pairs_app, name="pairs")
 register_proposals(costs_app)
 app.add_typer(costs_app, name="costs")
 app.add_typer(keypoints_app, name="keypoints")
@@ -197,7 +199,12 @@ def evaluate(
 
 @app.command()
 def train(
-    bags: Annotated[list[Path], typer.Argument(help="Bags, or folders of bags, recorded with this model.")],
+    bags: Annotated[
+        list[Path] | None, typer.Argument(help="Bags, or folders of bags, recorded with this model.")
+    ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option("--pairs", help="A pairs file (`grape pairs`), in place of bags.")
+    ] = None,
     model: Model = MODEL,
     registry: Registry = RUNS / "adapters",
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "train",
@@ -216,7 +223,17 @@ def train(
     from grape.align import train_on_bags
 
     train_on_bags(
-        bags, known_model(model), registry, out, objective, preset, seed, parent, method=method, processes=processes
+        bags or [],
+        known_model(model),
+        registry,
+        out,
+        objective,
+        preset,
+        seed,
+        parent,
+        method=method,
+        processes=processes,
+        pairs_file=pairs,
     )
 
 

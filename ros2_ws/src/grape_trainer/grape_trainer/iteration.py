@@ -12,6 +12,7 @@ from grape_episode.episode import EpisodeError
 from grape_episode.reader import read_episode
 from grape_reward.errors import RewardError
 from grape_reward.score import score_episode
+from grape_reward.tasks import TASKS, TaskLibrary
 from grape_trainer.errors import LoopError
 from grape_trainer.files import append_line, read_json, read_lines, write_json
 from grape_trainer.pairs import Excluded, PairSet, build, candidate, read_pairs, write_pairs
@@ -54,7 +55,7 @@ class IterationFiles:
             rollouts = sorted(self.rollouts().values(), key=lambda r: r.key)
             entries, scores = [], []
             for number, rollout in enumerate(rollouts):
-                entry, score = _score(rollout, adapter_id, objective)
+                entry, score = score_rollout(rollout, adapter_id, objective)
                 entries.append(entry)
                 scores.append(score)
                 progress(number + 1, len(rollouts))
@@ -80,7 +81,12 @@ class IterationFiles:
         return pairs
 
 
-def _score(rollout: Rollout, adapter_id: str | None, objective: str) -> tuple[Candidate | Excluded, Any]:
+def score_rollout(
+    rollout: Rollout, adapter_id: str | None, objective: str | None, tasks: TaskLibrary = TASKS
+) -> tuple[Candidate | Excluded, Any]:
+    """A rollout with its score (the JSON of ``Score.to_json``), or why it must not train, with None.
+
+    ``adapter_id``: under which it must have been recorded, None for any; ``objective``: None for the episode's own."""
     name = rollout.episode_id or Path(rollout.bag).name
     try:
         episode = read_episode(Path(rollout.bag), images=False)
@@ -92,7 +98,7 @@ def _score(rollout: Rollout, adapter_id: str | None, objective: str) -> tuple[Ca
         other = episode.identity.adapter_id[:12] or "the base model"
         return Excluded(name, rollout.bag, f"recorded under {other}, not under this iteration's policy"), None
     try:
-        score = score_episode(episode, objective)
+        score = score_episode(episode, objective, tasks=tasks)
     except RewardError as error:
         return Excluded(name, rollout.bag, str(error)), None
     return candidate(episode, score), json.loads(score.to_json())

@@ -145,6 +145,8 @@ def _unfit(episode: Any, score: Any) -> str:
         return "its steps name more than one adapter"
     if score.incomplete:
         return "its score is incomplete"
+    if not score.approved:
+        return "scored by a cost program that nobody approved"
     if score.outcome == "review":
         why = f" ({score.undecided[0]})" if score.undecided else ""
         return f"a person must decide on it{why}: `grape episodes review`"
