@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -26,6 +26,7 @@ def some_camera(rng: np.random.Generator) -> Calibration:
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_a_deprojected_pixel_projects_back(seed: int) -> None:
     rng = np.random.default_rng(seed)
     camera = some_camera(rng)
@@ -36,6 +37,7 @@ def test_a_deprojected_pixel_projects_back(seed: int) -> None:
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_points_project_where_opencv_projects_them(seed: int) -> None:
     rng = np.random.default_rng(seed)
     camera = some_camera(rng)

@@ -30,7 +30,7 @@ def horn(source: Array, target: Array, weights: Array) -> Array:
 
 
 @given(seeds, st.integers(4, 30), st.floats(0, 0.05))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_three_ways_to_the_same_rotation(seed: int, count: int, noise: float) -> None:
     rng = np.random.default_rng(seed)
     truth = some_motion(rng)
@@ -48,6 +48,7 @@ def test_three_ways_to_the_same_rotation(seed: int, count: int, noise: float) ->
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_never_a_reflection(seed: int) -> None:
     """Flat and mirrored points tempt to one."""
     rng = np.random.default_rng(seed)
@@ -59,6 +60,7 @@ def test_never_a_reflection(seed: int) -> None:
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_points_without_weight_do_not_count(seed: int) -> None:
     rng = np.random.default_rng(seed)
     truth = some_motion(rng)
@@ -85,7 +87,7 @@ def test_what_does_not_fit_is_refused(source: Array, target: Array, weights: Arr
 
 
 @given(seeds, st.floats(0.0, 0.4))
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_the_motion_is_found_among_wrong_pairs(seed: int, wrong: float) -> None:
     rng = np.random.default_rng(seed)
     truth = some_motion(rng)
@@ -142,6 +144,7 @@ def test_no_pair_near_keeps_the_start() -> None:
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_motions_chain_and_turn_back(seed: int) -> None:
     rng = np.random.default_rng(seed)
     one, two = some_motion(rng), some_motion(rng)
@@ -152,6 +155,7 @@ def test_motions_chain_and_turn_back(seed: int) -> None:
 
 
 @given(seeds)
+@settings(deadline=None)
 def test_the_motion_between_two_poses_carries_one_to_the_other(seed: int) -> None:
     rng = np.random.default_rng(seed)
     turns = Rotation.random(2, random_state=int(rng.integers(2**31)))
