@@ -17,7 +17,7 @@ PAPER = REWARD_TESTS / "paper"
 # Every program through the command in one process, as `main` runs it: 60 starts of Python would tell nothing more.
 # Seconds are the process's own, so that a busy machine does not count.
 CHECK_ALL = """
-import contextlib, io, json, resource, sys, time
+import contextlib, io, json, re, sys, time
 from pathlib import Path
 from grape.cli import main
 for path in sorted(Path(sys.argv[1]).iterdir()):
@@ -28,7 +28,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
             main()
         except SystemExit as end:
             code = end.code
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # ru_maxrss would count what the starting process held before this program took its place
+    peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     print(json.dumps([path.name, code, err.getvalue(), time.process_time() - start, peak]), flush=True)
 """
 

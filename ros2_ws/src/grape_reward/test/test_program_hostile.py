@@ -17,7 +17,7 @@ SECONDS, MEGABYTES = 1.0, 200.0
 # In a process of its own: its peak memory is that of no other test, and a crash of the parser ends only it.
 # Seconds are the process's own, so that a busy machine does not count.
 COMPILE_ALL = """
-import json, resource, sys, time
+import json, re, resource, sys, time
 from pathlib import Path
 from grape_reward.errors import ProgramError
 from grape_reward.program.compiler import load_program
@@ -30,7 +30,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     except ProgramError as error:
         lines = list(error.lines)
     seconds = time.process_time() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # ru_maxrss would count what the starting process held before this program took its place
+    peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     print(json.dumps([path.name, seconds, peak, lines]), flush=True)
 """
 
