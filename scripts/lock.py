@@ -4,9 +4,9 @@
 
 Each PYTHON (an interpreter; give 3.11 and 3.12) resolves the direct requirements in a throwaway virtual
 environment; nothing is installed. Pins that are in the lock files stay unless --upgrade is given. The first
-interpreter's version of a package wins. The optional groups follow the core's pins. CUDA libraries are left out:
-set-up lets pip choose them on a machine with a GPU. Hashes are not recorded, because PyTorch's builds for one version
-have different files."""
+interpreter's version of a package wins. The optional groups follow the core's pins, save LeRobot's. CUDA libraries are
+left out: set-up lets pip choose them on a machine with a GPU. Hashes are not recorded, because PyTorch's builds for one
+version have different files."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ BESIDE_CORE = ("requirements-benchmark.in", "requirements-benchmark.lock")
 """Installed into the core's environment, where it is wanted: its lock holds what the core's does not."""
 OF_ITS_OWN = ("requirements-libero.in", "requirements-libero.lock")
 """Installed into an environment of its own."""
+APART = ("requirements-lerobot.in", "requirements-lerobot.lock")
+"""As OF_ITS_OWN, but of versions other than the core's, and for Python 3.12 or newer only."""
 NO_DEPENDENCIES = ("pybullet-grasper==0.0.2",)
 """Installed as they are: what they ask for is not needed for the files we take from them."""
 CUDA = re.compile(r"^(nvidia-|cuda-|triton$)")
@@ -45,6 +47,20 @@ def resolve(python: str, files: list[str], constraints: Path) -> dict[str, str]:
         report = json.loads(Path(folder, "report.json").read_text())
     found = (entry["metadata"] for entry in report["install"])
     return {canonical(m["name"]): m["version"].partition("+")[0] for m in found}
+
+
+def lock_apart(pythons: list[str], upgrade: bool) -> None:
+    """Lock APART by the first interpreter that is new enough, bound by its own pins alone."""
+    code = "import sys; sys.exit(sys.version_info[:2] < (3, 12))"
+    fit = [python for python in pythons if subprocess.run([python, "-c", code], check=False).returncode == 0]
+    if not fit:
+        print(f"{APART[1]}: left as it is, no interpreter of 3.12 or newer was named", file=sys.stderr)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        kept = ROOT / APART[1]
+        bound = Path(folder) / "constraints.txt"
+        bound.write_text("" if upgrade or not kept.exists() else kept.read_text())
+        write(APART, resolve(fit[0], [APART[0]], bound))
 
 
 def write(pair: tuple[str, str], pins: dict[str, str]) -> None:
@@ -92,6 +108,7 @@ def main() -> int:
     named = direct(BESIDE_CORE[0])
     write(BESIDE_CORE, {name: version for name, version in beside.items() if name not in core or name in named})
     write(OF_ITS_OWN, own)
+    lock_apart(args.python, args.upgrade)
     return 0
 
 
