@@ -237,7 +237,8 @@ class _Ports:
         self._observations.append(replace(seen, color=None))
         width = topics.gripper_width(seen.knuckle)
         tcp = np.concatenate([seen.tcp.position, seen.tcp.quaternion])
-        live = self._reducer.push(Event(stamp, tcp, width, seen.keypoints, None, None, step=index))
+        wrench = np.asarray(seen.wrench, np.float64) if self._reducer.task.reads_force else None
+        live = self._reducer.push(Event(stamp, tcp, width, seen.keypoints, None, wrench, step=index))
         inbox, truth = self._inbox, seen.status
         inbox.put_tcp(stamp, seen.tcp)
         inbox.put_width(stamp, width)

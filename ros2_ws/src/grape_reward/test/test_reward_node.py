@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import rclpy
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, WrenchStamped
 from grape_interfaces.msg import (
     EpisodeIdentity,
     EpisodeOutcome,
@@ -53,7 +53,7 @@ TYPES = {
 class Lab:
     """The reward node, and a node that plays everybody else."""
 
-    def __init__(self, log, lock_step: bool, replay: bool = False, **settings) -> None:
+    def __init__(self, log, lock_step: bool, replay: bool = False, wrench: bool = False, **settings) -> None:
         self.domain = free_domain()
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=self.domain)
@@ -71,6 +71,9 @@ class Lab:
         pose = robot_state(lock_step)
         qos = {topics.EPISODE: LATCHED, topics.CURRENT_POSE: pose, topics.COLOR: CAMERA, topics.DEPTH: CAMERA}
         types = {t: kind for t, kind in TYPES.items() if not tracking or t != topics.KEYPOINTS}
+        if wrench:
+            types[topics.WRENCH] = WrenchStamped
+            qos[topics.WRENCH] = pose
         if tracking:
             types |= {topics.COLOR: Image, topics.DEPTH: Image}
             self.tracked = []
@@ -241,12 +244,18 @@ def test_steps_of_a_replay_come_on_a_topic_of_their_own_and_tasks_of_ones_own_fr
     shutil.copytree(SHIPPED / "carrot_on_plate", tmp_path / "carrot_on_plate")
     (tmp_path / "carrot_on_plate" / "approvals.yaml").unlink()
     text = (tmp_path / "carrot_on_plate" / "task.yaml").read_text()
-    (tmp_path / "carrot_on_plate" / "task.yaml").write_text(text.replace("hold: 0.15", "hold: 0.3"))
+    over = "until: {measure: horizontal_distance, between: [carrot, plate], at_most: 0.06}"
+    pressed = (
+        "until: {any: [{measure: force, at_least: 0.9}, {measure: height, of: carrot, over: plate, at_most: 0.1}]}"
+    )
+    assert over in text
+    text = text.replace("hold: 0.15", "hold: 0.3").replace(over, pressed)
+    (tmp_path / "carrot_on_plate" / "task.yaml").write_text(text)
     episode = make_episode(31, steps=30)
     expected = score_episode(episode, tasks=library(tmp_path), unapproved=True)
     assert not expected.approved and expected.task_hash != score_episode(episode).task_hash
     for unapproved in (True, False):
-        lab = Lab(tmp_path / "node.log", True, replay=True, tasks=tmp_path, unapproved=unapproved)
+        lab = Lab(tmp_path / "node.log", True, replay=True, wrench=True, tasks=tmp_path, unapproved=unapproved)
         try:
             lab.publish(episode)
             message = lab.score(episode)
