@@ -1,7 +1,7 @@
 # make demo and make test are all a newcomer needs; both set up first. See CONTRIBUTING.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-benchmark test lint format demo train-mini lock clean distclean
+.PHONY: help setup setup-benchmark setup-lerobot test lint format demo train-mini lock clean distclean
 
 ENV := . ./env.sh
 # Two workers; a file's tests stay in one, because nodes started for a module are shared by its tests.
@@ -19,6 +19,9 @@ setup: ## virtual environment, ROS 2 and the built workspace; repeats only what 
 
 setup-benchmark: setup ## vla-eval for `grape serve`, and LIBERO in .venv-benchmark
 	@.venv/bin/python scripts/set_up_benchmark.py
+
+setup-lerobot: ## LeRobot in .venv-lerobot, to check exports with its own reader
+	@python3 scripts/set_up_lerobot.py
 
 test: setup ## every test (PYTEST_ARGS="-k name" for some)
 	@$(ENV) && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest $(PYTEST_ARGS)
@@ -46,4 +49,4 @@ clean: ## remove what a build and the checks leave; keeps the virtual environmen
 	find launch scripts tests ros2_ws/src -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 distclean: clean ## also remove the virtual environment
-	rm -rf .venv .venv-benchmark .setup
+	rm -rf .venv .venv-benchmark .venv-lerobot .setup
