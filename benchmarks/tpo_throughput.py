@@ -47,20 +47,20 @@ FACTOR = 10.0
 BETA, RATE = 0.1, 2e-5
 
 
-def make(vla: Vla, states: int, steps: int) -> tuple[dict[str, Trajectory], list[Pair]]:
-    """Random trajectories of the model's shape, four an initial state, and their pairs."""
+def make(vla: Vla, states: int, steps: int, top: int) -> tuple[dict[str, Trajectory], list[Pair]]:
+    """Random trajectories of the model's shape, 2 ``top`` an initial state, and their pairs, top squared."""
     random = np.random.default_rng(0)
     side, high = vla.spec.image_size, vla.spec.vocab_size
     prompt = vla.processor.prompt("put the carrot on the plate")
     held: dict[str, Trajectory] = {}
     pairs: list[Pair] = []
     for state in range(states):
-        names = [f"{state}-{number}" for number in range(4)]
+        names = [f"{state}-{number}" for number in range(2 * top)]
         for name in names:
             images = torch.from_numpy(random.integers(0, 256, (steps, side, side, 3), np.uint8))
             tokens = torch.from_numpy(random.integers(high - vla.spec.action_bins, high, (steps, 7)))
             held[name] = Trajectory(name, name, tokens, (prompt,) * steps, lambda images=images: images, digest=name)
-        pairs += [Pair(w, ell, "t", "v", state, 1.0) for w, ell in itertools.product(names[:2], names[2:])]
+        pairs += [Pair(w, ell, "t", "v", state, 1.0) for w, ell in itertools.product(names[:top], names[top:])]
     return held, pairs
 
 
@@ -115,14 +115,15 @@ def ours(
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", type=Path, default=_paths.ROOT / "models/grape-mini")
-    parser.add_argument("--states", type=int, default=4, help="initial states, four pairs each")
+    parser.add_argument("--states", type=int, default=4, help="initial states")
+    parser.add_argument("--top", type=int, default=2, help="so many better over so many worse; 1: one pair a state")
     parser.add_argument("--steps", type=int, default=60, help="of every trajectory")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of ours, each before a part of the other")
     parser.add_argument("--updates", type=int, default=15, help="updates of the released scheme a round")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    held, pairs = make(load_checkpoint(options.model), options.states, options.steps)
+    held, pairs = make(load_checkpoint(options.model), options.states, options.steps, options.top)
     # nothing but the work itself: no bound that could end it, no checks
     plain = {"check_every": 10**6, "checkpoint_every": 10**6, "holdout": 0.0, "drift_bound": 0.0, "kl_bound": 0.0}
     plain |= {"holdout_steps": 0, "holdout_pairs": 1}
