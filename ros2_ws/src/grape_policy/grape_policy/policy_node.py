@@ -61,6 +61,7 @@ class PolicyNode(LifecycleNode):
         self._heard: list[Subscription] = []
         self._active = False
         self._episode_id = ""
+        self._ended = 0  # stamp of the last episode's last observation
         waiting = ReentrantCallbackGroup()  # goals, cancels and services wait: none may hold up another
         self._heartbeat = self.create_lifecycle_publisher(Heartbeat, topics.HEARTBEAT, EVENT)
         self._outlets = ros.Outlets(
@@ -189,12 +190,16 @@ class PolicyNode(LifecycleNode):
             raise RuntimeError("the policy node is not active")
         adapter = switch.begin_episode()
         try:
-            now = int(self.get_clock().now().nanoseconds)
+            # a simulated clock comes over a topic of its own and may lag behind the observations
+            now = max(int(self.get_clock().now().nanoseconds), self._ended + 1)
             identity = episode_identity(handle.request, self._value, engine.facts.base_hash, adapter, now)
             self._episode_id = identity.episode_id
             feedback = partial(self._feedback, handle)
             ports = ros.RosPorts(self, self._outlets, self._inbox, engine, settings, feedback)
-            return EpisodeRunner(self._inbox, ports, settings).run(identity, handle.request.record)
+            report = EpisodeRunner(self._inbox, ports, settings).run(identity, handle.request.record)
+            if report.outcome is not None:
+                self._ended = report.outcome.stamp
+            return report
         finally:
             with suppress(ProcessEndedError):  # the episode has ended by it, and says so
                 switch.end_episode()

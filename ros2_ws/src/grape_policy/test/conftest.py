@@ -59,6 +59,7 @@ class Behaviour:
     refuse: str = ""
     encoding: str = "rgb8"
     answer: bool = True
+    clock_lag: int = 0  # nanoseconds
     fault_at: int = 10**9
     """The gate stops after this step."""
     age: int = 0
@@ -133,7 +134,7 @@ class FakeWorld:
     def _observe(self, color: bool) -> None:
         """Everything of this instant, the image last."""
         clock, pose, joints, world = ClockMessage(), PoseStamped(), JointState(), WorldStatus()
-        set_stamp(clock.clock, self.time)
+        set_stamp(clock.clock, self.time - self.behaviour.clock_lag)
         self._clock.publish(clock)
         for message in (pose, joints, world):
             set_stamp(message.header.stamp, self.time)

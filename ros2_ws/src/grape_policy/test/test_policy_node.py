@@ -135,6 +135,15 @@ def test_the_same_seed_is_the_same_episode(waiting: Any) -> None:
     assert tokens[0] == tokens[1] != tokens[2]
 
 
+def test_an_episode_is_announced_after_the_last_observation_of_the_one_before(waiting: Any) -> None:
+    """Also where the clock's topic lags behind the observations: readers tell episodes apart by these stamps."""
+    stamps = []
+    for seed in (1, 2):
+        waiting.run({"clock_lag": 5 * PERIOD}, seed=seed, step_limit=2)
+        stamps += [stamp_ns(waiting.seen.identities[-1].header.stamp), stamp_ns(waiting.seen.outcomes[-1].header.stamp)]
+    assert stamps[2] > stamps[1]
+
+
 def test_success_ends_the_episode(waiting: Any) -> None:
     status, result = waiting.run({"success_at": 2})
     assert (status, result.end_reason, result.steps) == (GoalStatus.STATUS_SUCCEEDED, "success", 2)
