@@ -64,10 +64,10 @@ def random_7b(device: torch.device, dtype: torch.dtype) -> Vla:
                 parameter.fill_(1.0)
             else:
                 parameter.normal_(0.0, 0.02, generator=generator)
-    fresh = type(model.language_model.model.rotary_emb)(model.language_model.config, device=device)
-    model.language_model.model.rotary_emb = fresh
+    model.reset_rotary(device)
     siglip = model.vision_backbone.fused_featurizer.embeddings
-    siglip.position_ids = torch.arange(siglip.num_positions, device=device).expand((1, -1))
+    positions = torch.arange(siglip.num_positions, device=device).expand((1, -1))
+    siglip.register_buffer("position_ids", positions, persistent=False)
     action = {"q01": [-1.0] * ACTION_SIZE, "q99": [1.0] * ACTION_SIZE}
     stats = NormStats({"random": {"action": action}})
     codec = ActionCodec(spec.vocab_size, spec.action_bins)
