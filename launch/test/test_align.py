@@ -11,7 +11,14 @@ from grape import align
 from grape.domains import DomainError, reserve
 from grape.evaluation import Job, Result
 from grape_episode.synthetic import make_episode, write_episode
+from grape_policy.checkpoint import load_checkpoint
+from grape_policy.testing import write_random_checkpoint
+from grape_trainer import run_training
+from grape_trainer.config import TrainConfig
 from grape_trainer.errors import TrainerError
+from grape_trainer.result import Result as Trained
+from grape_trainer.testing import QUICK, episode_for
+from grape_trainer.train import train
 
 
 class Worlds:
@@ -90,3 +97,41 @@ def test_bags_of_another_adapter_are_left_out(tmp_path: Path) -> None:
         )
     told = json.loads((tmp_path / "out" / "iteration_1" / "pairs.json").read_text())
     assert len(told["excluded"]) == 1
+
+
+@pytest.mark.parametrize("method", ["", "filtered_bc", "sft"])
+def test_methods_share_scores_pairs_and_log_probs(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model_and_bags: tuple[Path, Path]
+) -> None:
+    told: list[TrainConfig] = []
+
+    def here(config: TrainConfig, progress: object, cancelled: object, processes: int) -> Trained | None:
+        told.append(config)
+        assert processes == 2
+        quick = {**config.settings, **QUICK, "lora_rank": 4, "max_updates": 2, "kl_bound": 0.0, "drift_bound": 0.0}
+        return train(dataclasses.replace(config, settings=quick))
+
+    monkeypatch.setattr(run_training, "in_own_process", here)
+    model, bags = model_and_bags
+    arguments = ([bags], model, tmp_path / "registry", tmp_path / "out", "task_completion", "default", 0, "")
+    made = align.train_on_bags(*arguments, method=method, processes=2)
+    folder = tmp_path / "out/iteration_1" / (f"train_{method}" if method else "train")
+    assert told[0].output == str(folder.resolve()) and told[0].cache == str((tmp_path / "out/log_probs").resolve())
+    if method == "sft":
+        assert made == str(folder / "model") and (folder / "model/dataset_statistics.json").is_file()
+        assert told[0].pairs == "" and not (tmp_path / "registry").exists()
+    else:
+        assert (tmp_path / "registry" / made / "manifest.json").is_file()
+        assert told[0].pairs.endswith("iteration_1/pairs.json")
+
+
+@pytest.fixture(scope="module")
+def model_and_bags(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("tiny")
+    model = write_random_checkpoint(root / "model")
+    vla = load_checkpoint(model)
+    for state in range(2):
+        for number in range(2):
+            made = episode_for(vla, 10 * state + number, 9, number == 0, initial_state=state)
+            write_episode(made, root / "bags" / made.identity.episode_id)
+    return model, root / "bags"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,18 @@ def _demonstrations(config: TrainConfig, chosen: Settings, vla: Vla, parent: str
     return Source(held.items, held, held.paths, {}, held.left_out, held.statistics, Pedigree(held.items, parent), told)
 
 
-def checked(found: Source, log_probs: LogProbs, chosen: Settings, reference: str, team: Team) -> tuple[Data, Source]:
+def checked(
+    found: Source,
+    log_probs: LogProbs,
+    chosen: Settings,
+    reference: str,
+    team: Team,
+    told: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Data, Source]:
     """The run's data, without what failed the drift check or cannot be read; the source with it left out.
 
     Raises TrainingError where nothing remains, with the first reason."""
-    judged = recorded.check(found.episodes, found.paths, found.shelf, log_probs, chosen, team)
+    judged = recorded.check(found.episodes, found.paths, found.shelf, log_probs, chosen, team, told)
     unfit = {one.episode_id for one in judged.left_out}
     items = [item for item in found.items if not unfit & set(item.episodes)]
     left_out = (*found.left_out, *judged.left_out)
@@ -127,3 +134,9 @@ def fingerprint(config: TrainConfig, chosen: Settings, found: Source, base_hash:
         "dtype": config.dtype,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def narrowed(mark: str, left: Source) -> str:
+    """The fingerprint with the items that the drift check left: a run goes on only with the ones it began with."""
+    names = [list(item.episodes) for item in left.items]
+    return hashlib.sha256(json.dumps([mark, names]).encode()).hexdigest()

@@ -43,6 +43,8 @@ class AlignConfig:
     in_process: bool = False
 
     def __post_init__(self) -> None:
+        if self.settings.method == "sft":
+            raise SettingsError("setting method: sft learns from demonstrations, not from rollouts: use grape train")
         if not self.tasks and not self.bags:
             raise SettingsError("tasks: at least one task must be given")
         if self.bags and self.iterations != 1:

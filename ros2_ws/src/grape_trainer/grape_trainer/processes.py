@@ -27,6 +27,10 @@ MEETING = "GRAPE_MEETING"
 """Environment variable: the file by which the processes of one machine find each other."""
 
 
+class GoneError(TrainingError):
+    """Another process of the run has ended; what it said is the reason."""
+
+
 class Team:
     """The processes of one run; ``rank`` 0 of ``size`` writes the files."""
 
@@ -101,7 +105,7 @@ def _others_there() -> Iterator[None]:
         yield
     except RuntimeError as error:
         said = str(error).splitlines()[0]
-        raise TrainingError(f"another process of the run has gone; start again to go on ({said})") from None
+        raise GoneError(f"another process of the run has gone; start again to go on ({said})") from None
 
 
 def join_team(device: str = "cpu") -> tuple[Team, str]:

@@ -6,7 +6,7 @@ an episode would follow a gradient of something that never happened."""
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,10 +53,16 @@ def check(
     log_probs: LogProbs,
     settings: Settings,
     team: Team,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Checked:
-    """Read every episode and compare its log-probs; each process takes its share, all get the whole result."""
+    """Read every episode and compare its log-probs; each process takes its share, all get the whole result.
+
+    ``told`` is called with the episodes done and all of this process's share."""
     bound = tolerance(settings, log_probs.dtype)
-    found = {name: _judge(name, shelf, log_probs, bound) for name in team.share(episodes)}
+    mine, found = team.share(episodes), {}
+    for name in mine:
+        found[name] = _judge(name, shelf, log_probs, bound)
+        told(len(found), len(mine))
     every: dict[str, tuple[int, float, str]] = {}
     for part in team.gather(found):
         every |= {name: (int(steps), float(gap), str(reason)) for name, (steps, gap, reason) in part.items()}

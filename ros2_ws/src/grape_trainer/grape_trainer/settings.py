@@ -165,6 +165,11 @@ class Settings:
         return "success" if self.method == "success_only" else self.ranking
 
     @property
+    def bounds(self) -> tuple[float, float]:
+        """Of drift and KL; none for ``sft``, whose reference is what it is to leave behind."""
+        return (0.0, 0.0) if self.method == "sft" else (self.drift_bound, self.kl_bound)
+
+    @property
     def clones(self) -> bool:
         """Are episodes imitated, without pairs?"""
         return self.method in CLONING

@@ -16,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,23 @@ from grape_trainer.files import read_json, write_json
 from grape_trainer.learner import Learner
 from grape_trainer.log_probs import Adapters, LogProbs
 from grape_trainer.output import write_adapter, write_model
-from grape_trainer.processes import Team, join_team, members
+from grape_trainer.processes import GoneError, Team, join_team, members
 from grape_trainer.result import LEFT_OUT, RESULT, Result, read_result
 from grape_trainer.settings import Settings
 from grape_trainer.training import Training
 from grape_trainer.trajectories import ByteCache
 
 Progress = Callable[[int, int, dict[str, Any]], None]
+"""(updates done, updates, metrics of the last one)"""
 
 
-def train(config: TrainConfig, progress: Progress = lambda done, total, metrics: None) -> Result:
-    """Run or go on with a training run; a finished one returns its result at once.
+def train(
+    config: TrainConfig,
+    progress: Progress = lambda done, total, metrics: None,
+    checking: Callable[[int, int], None] = lambda done, total: None,
+) -> Result:
+    """Run or go on with a training run; a finished one returns its result at once. ``progress`` hears of updates,
+    ``checking`` before that of episodes whose log-probs have been checked (done, total).
 
     Raises TrainerError, naming the file, setting or pair."""
     if config.threads:
@@ -61,10 +68,10 @@ def train(config: TrainConfig, progress: Progress = lambda done, total, metrics:
     if (output / RESULT).exists():
         return _finished(output, mark)
     if not team.first:
-        return _train(config, chosen, found, vla, parent_id, mark, progress, team)
+        return _train(config, chosen, found, vla, parent_id, mark, progress, checking, team)
     output.mkdir(parents=True, exist_ok=True)
     with _alone(output):
-        return _train(config, chosen, found, vla, parent_id, mark, progress, team)
+        return _train(config, chosen, found, vla, parent_id, mark, progress, checking, team)
 
 
 def _train(
@@ -75,6 +82,7 @@ def _train(
     parent_id: str,
     mark: str,
     progress: Progress,
+    checking: Callable[[int, int], None],
     team: Team,
 ) -> Result:
     team.barrier()  # the first process holds the folder
@@ -86,13 +94,13 @@ def _train(
     cache = ByteCache(chosen.cache_mb * 2**20)
     learner = Learner(vla, chosen, cache, parent, adapters.get(reference))
     log_probs = LogProbs(learner, adapters, Path(config.cache) if config.cache else output / "log_probs")
-    ready, found = data.checked(found, log_probs, chosen, reference, team)
+    ready, found = data.checked(found, log_probs, chosen, reference, team, checking)
     left_out = recorded.reasons(found.left_out)
     if team.first:
         write_json(output / LEFT_OUT, {"left_out": left_out, "recorded_difference": ready.worst})
         for one in left_out:
             print(f"left out: {one['episode_id']}: {one['reason']}", file=sys.stderr, flush=True)
-    result = Training(learner, ready, chosen, output, mark, progress, team).run()
+    result = Training(learner, ready, chosen, output, data.narrowed(mark, found), progress, team).run()
     result = dataclasses.replace(result, left_out=left_out)
     if team.first:
         if found.statistics is None:
@@ -145,41 +153,42 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with members(options.processes, options.config), _bar() as shown:
 
-            def progress(done: int, total: int, metrics: dict[str, Any]) -> None:
+            def tell(words: str, done: int, total: int) -> None:
                 if parent and os.getppid() != parent:
-                    raise TrainingError("the process that started this one has ended; start again to go on")
-                shown(done, total, metrics)
+                    raise ParentGoneError("the process that started this one has ended; start again to go on")
+                shown(words, done, total)
 
-            result = train(config, progress)
-    except (TrainerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+            result = train(config, lambda done, total, last: tell(_words(last), done, total), partial(tell, "check"))
+    except (TrainerError, ParentGoneError, OSError) as error:
+        # the others end because one did: its own words are the reason
+        if not (isinstance(error, GoneError) and int(os.environ.get("RANK", "0"))):
+            print(f"error: {error}", file=sys.stderr)
         return 1
     if int(os.environ.get("RANK", "0")) == 0:
         print(json.dumps({"status": result.status, "reason": result.reason, "changed": result.changed}))
     return 0
 
 
-class _bar:
+class ParentGoneError(Exception):
+    """Whoever started this process has ended. Not a fault of an episode: the check of the episodes lets it pass."""
+
+
+def _words(metrics: dict[str, Any]) -> str:
+    return f"train  loss {metrics['loss']:.3f}  drift {metrics['drift_chosen']:+.3f}"
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on stderr with an estimate of the time left; silent where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
 
-    def __enter__(self) -> Progress:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.shown = Progress(*columns, console=console, disable=not console.is_terminal)
-        self.shown.start()
-        task = self.shown.add_task("train", total=None)
-
-        def progress(done: int, total: int, metrics: dict[str, Any]) -> None:
-            words = f"train  loss {metrics['loss']:.3f}  drift {metrics['drift_chosen']:+.3f}"
-            self.shown.update(task, completed=done, total=total, description=words)
-
-        return progress
-
-    def __exit__(self, *_: object) -> None:
-        self.shown.stop()
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, disable=not console.is_terminal) as shown:
+        task = shown.add_task("train", total=None)
+        yield lambda words, done, total: shown.update(task, completed=done, total=total, description=words)
 
 
 if __name__ == "__main__":

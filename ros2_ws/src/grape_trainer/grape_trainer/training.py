@@ -85,7 +85,7 @@ class Training:
                 status, reason = TIME, f"{self.settings.max_seconds:g} s are over after {held.update} updates"
                 break
             metrics = self._update(held.update, self.batches[held.update])
-            bound = self.settings.drift_bound
+            bound, _ = self.settings.bounds
             if bound and metrics["drift_chosen"] < bound:
                 status = DRIFT
                 reason = (
@@ -230,18 +230,17 @@ class Training:
         found = probe.measure(self.learner, self.data.shelf, current, self.reference, self.objective, self.team)
         self._write({"update": held.update, "check": found})
         held.figures["check"] = found
-        settings = self.settings
+        drift_bound, kl_bound = self.settings.bounds
         if not found["kl"] < float("inf"):
             raise NonFiniteError(f"update {held.update}: KL to the reference is not finite")
-        if settings.drift_bound and found["drift_chosen"] < settings.drift_bound:
+        if drift_bound and found["drift_chosen"] < drift_bound:
             return DRIFT, (
                 f"update {held.update}: the chosen side of {self.probe.kind} episodes drifted "
-                f"{found['drift_chosen']:.3f} nats a step from the reference, bound {settings.drift_bound:g}"
+                f"{found['drift_chosen']:.3f} nats a step from the reference, bound {drift_bound:g}"
             )
-        if settings.kl_bound and found["kl"] > settings.kl_bound:
+        if kl_bound and found["kl"] > kl_bound:
             return KL, (
-                f"update {held.update}: KL to the reference is {found['kl']:.3f} nats a step, "
-                f"bound {settings.kl_bound:g}"
+                f"update {held.update}: KL to the reference is {found['kl']:.3f} nats a step, bound {kl_bound:g}"
             )
         held.good, held.good_update = self.learner.state(), held.update
         return "", ""

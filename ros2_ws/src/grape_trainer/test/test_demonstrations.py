@@ -145,7 +145,7 @@ def test_what_is_no_demonstration_is_left_out_with_its_reason(tiny_vla: Vla, tmp
 
 
 def sft(model: Path, bags: Path, output: Path, **overrides: object) -> TrainConfig:
-    told = {**QUICK, "method": "sft", "lora_rank": 4, "epochs": 20, "learning_rate": 5e-3, "kl_bound": 0.0}
+    told = {**QUICK, "method": "sft", "lora_rank": 4, "epochs": 20, "learning_rate": 5e-3}
     return TrainConfig(str(model), "", str(output), bags=[str(bags)], settings={**told, **overrides})
 
 

@@ -270,6 +270,11 @@ def test_another_configuration_in_the_same_folder_is_refused(model: Path, vla: V
         align(config(model, tmp_path, seed=1), rig)
 
 
+def test_demonstrations_are_nothing_for_a_loop(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="method: sft"):
+        config(model, tmp_path, settings=settings(method="sft"))
+
+
 @pytest.mark.parametrize("wrong", [{"tasks": ()}, {"iterations": 0}, {"states": 0}, {"rollouts": 1}])
 def test_wrong_configurations_are_refused_by_field(model: Path, tmp_path: Path, wrong: dict[str, Any]) -> None:
     with pytest.raises(SettingsError, match=next(iter(wrong))):

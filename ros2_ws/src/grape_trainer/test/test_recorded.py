@@ -216,6 +216,38 @@ def test_damaged_bags_are_left_out_each_with_its_reason(tiny_model: Path, tiny_v
         assert hit[one["episode_id"]] in one["reason"] and "\n" not in one["reason"]
 
 
+def test_a_run_goes_on_only_with_the_episodes_it_began_with(
+    tiny_model: Path, tiny_vla: Vla, tmp_path: Path, adapted: tuple[Path, str]
+) -> None:
+    registry, adapter_id = adapted
+    score = scorer(tiny_model, registry / adapter_id)
+    pairs = write_rollouts(tiny_vla, tmp_path / "bags", 3, 2, adapter_id, score)
+    data = read_json(pairs)
+    base = write_rollouts(tiny_vla, tmp_path / "base", 1, 2)
+    other = read_json(base)
+    for name, entry in other["episodes"].items():
+        entry["path"], entry["adapter_id"] = str(tmp_path / "base" / name), ""
+    # of the first state the base model's rollouts, whose adapter is always at hand
+    data["episodes"] |= other["episodes"]
+    write_json(pairs, data)
+    told = quick_config(tiny_model, pairs, tmp_path / "out", epochs=4, batch_pairs=1)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(done: int, total: int, metrics: dict) -> None:
+        if done >= 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(told, kill)
+    # now the adapter is found, and with it more pairs
+    with pytest.raises(TrainingError, match="checkpoints"):
+        train(dataclasses.replace(told, registry=str(registry)))
+    fresh = dataclasses.replace(told, registry=str(registry), output=str(tmp_path / "fresh"))
+    assert train(fresh).pairs == 3
+
+
 def test_a_cached_file_that_is_damaged_or_of_another_bag_is_not_used(
     tiny_model: Path, tiny_vla: Vla, tmp_path: Path
 ) -> None:

@@ -66,6 +66,11 @@ def test_wrong_values_are_refused_by_name(overrides: dict[str, Any], text: str) 
         settings("default", **overrides)
 
 
+def test_only_supervised_training_may_leave_its_reference() -> None:
+    assert settings(method="sft").bounds == (0.0, 0.0)
+    assert settings(method="filtered_bc").bounds == (settings().drift_bound, settings().kl_bound)
+
+
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(SettingsError, match="'best': one of default, paper"):
         settings("best")
