@@ -50,6 +50,14 @@ class LinearGroup:
         self._a: Tensor | None = None
         self._b: Tensor | None = None
         self._merged: Tensor | None = None
+        self._packed: Tensor | None = None
+
+    def pack(self) -> None:
+        """Hold a second copy of W in the order in which oneDNN multiplies many rows, where it will.
+
+        W must not change afterwards."""
+        if _ONEDNN is not None and self.weight.dtype == torch.float32 and self.weight.device.type == "cpu":
+            self._packed = torch.ops.mkldnn._reorder_linear_weight(self.weight, 4 * MANY_ROWS)
 
     def allocate(self, rank: int, merged: bool) -> None:
         """Make both slots, empty, for LoRA pairs up to ``rank``."""
@@ -84,24 +92,26 @@ class LinearGroup:
 
     def __call__(self, x: Tensor, slot: int | None) -> Tensor:
         """(..., in) -> (..., out) under the adapter of ``slot``; None: the base model alone."""
-        weight, a, b = self._under(slot)
+        weight, a, b = self._under(slot, x)
         result = linear(x, weight, self.bias)
         return result if a is None or b is None else linear_add(result, linear(x, a), b)
 
     def add(self, residual: Tensor, x: Tensor, slot: int | None) -> Tensor:
         """residual (..., out) plus what this group makes of x (..., in), in one operation where there is one."""
-        weight, a, b = self._under(slot)
+        weight, a, b = self._under(slot, x)
         result = linear_add(residual, x, weight, self.bias)
         return result if a is None or b is None else linear_add(result, linear(x, a), b)
 
-    def _under(self, slot: int | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The matrix to use, and the pair A, B to add to it."""
-        if slot is None or not self.active[slot]:
-            return self.weight, None, None
-        if self._merged is not None:
+    def _under(self, slot: int | None, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The matrix to multiply `x` by, and the pair A, B to add to it."""
+        adapted = slot is not None and self.active[slot]
+        if adapted and self._merged is not None:
             return self._merged[slot], None, None
+        weight = self._packed if self._packed is not None and _by_onednn(x) else self.weight
+        if not adapted:
+            return weight, None, None
         assert self._a is not None and self._b is not None
-        return self.weight, self._a[slot], self._b[slot]
+        return weight, self._a[slot], self._b[slot]
 
 
 def _by_onednn(x: Tensor) -> bool:

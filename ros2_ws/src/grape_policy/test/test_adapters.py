@@ -108,7 +108,7 @@ def test_a_slot_computes_what_peft_computes(base: Path, tmp_path: Path, rank: in
 
 
 def test_the_short_names_work_with_peft_too(base: Path, tmp_path: Path) -> None:
-    expected = train(base, tmp_path / "short", targets=list(LORA_TARGETS))
+    expected = learn(base, tmp_path / "short", list(LORA_TARGETS))
     vla = load_checkpoint(base)
     engine = Engine(vla)
     engine.load_adapter(tmp_path / "short")
