@@ -41,7 +41,7 @@ NODES: tuple[NodeSpec, ...] = (
     NodeSpec("reward", "grape_reward", "grape_reward", "reward_node", respawn=True),
     NodeSpec("recorder", "grape_recorder", "grape_episode", "recorder_node", respawn=True),
     NodeSpec("policy", "grape_policy", "grape_policy", "policy_node", lifecycle=True),
-    NodeSpec("trainer", "grape_trainer", "grape_trainer", "trainer_node"),
+    NodeSpec("trainer", "grape_trainer", "grape_trainer", "trainer_node", respawn=True),
 )
 """In the order of their start: the world first, what acts on it after what watches it."""
 

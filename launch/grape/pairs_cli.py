@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from click import Context
 from typer.core import TyperGroup
 
 from grape.console import CommandError, progress
@@ -23,7 +22,7 @@ MAKE = "make"
 class BagsOrCommand(TyperGroup):
     """``grape pairs BAGS...`` is ``grape pairs make BAGS...``; a folder named as a command is ``./show``."""
 
-    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
             args = [MAKE, *args]
         return super().parse_args(ctx, args)

@@ -32,8 +32,8 @@ def margins(pairs: PairSet, bins: int = BINS) -> list[Bin]:
         return []
     differs = np.array([_differs(pair, pairs) for pair in pairs.pairs])
     # equal margins would make bins of no width
-    spread = (float(values.min()), float(values.max())) if np.ptp(values) > 0 else (values[0] - 0.5, values[0] + 0.5)
-    edges = np.linspace(*spread, bins + 1)
+    wider = 0.5 if np.ptp(values) == 0 else 0.0
+    edges = np.linspace(float(values.min()) - wider, float(values.max()) + wider, bins + 1)
     counts = [np.histogram(values[mask], edges)[0] for mask in (differs, ~differs)]
     return [Bin(float(edges[i]), float(edges[i + 1]), int(counts[0][i]), int(counts[1][i])) for i in range(bins)]
 

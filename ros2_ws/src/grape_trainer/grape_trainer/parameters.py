@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from grape_reward.tasks import TASKS
 from grape_trainer.config import DTYPES
 from grape_trainer.errors import LoopError, SettingsError
 from grape_trainer.files import read_json
+from grape_trainer.gate import Bounds
+from grape_trainer.goal import AlignGoal
 from grape_trainer.loop import STATE, AlignConfig
 from grape_trainer.settings import settings
 
 Value = bool | int | float | str | list[int]
+WAITS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,22 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("dtype", "float32", f"Torch dtype of the base weights: {', '.join(DTYPES)}."),
     Parameter("deadline", 30.0, "Seconds for an answer of the policy node.", 0.1, 600.0),
     Parameter("episode_deadline", 600.0, "Seconds for a whole rollout.", 1.0, 86_400.0),
+    Parameter("gate_accuracy", 0.5, "Held-out preference accuracy that a new adapter must not miss; 0: any.", 0.0, 1.0),
+    Parameter("gate_kl", 0.3, "KL to the reference that it must not pass, nats a step; 0: any.", 0.0, 1000.0),
+    Parameter(
+        "wait_to_train",
+        "auto",
+        "Train only once no episode runs: auto (where the only GPU also serves), always, never.",
+    ),
+    Parameter("idle", 5.0, "Seconds without an episode after which collecting is over.", 0.0, 3600.0),
+    Parameter("watch", "", "Folder of bags to train on as they come; empty: only when told.", settable=False),
+    Parameter("watch_min", 16, "New episodes of the serving policy from which a run begins.", 2, 1_000_000),
+    Parameter("watch_period", 10.0, "Seconds between two looks into that folder.", 0.1, 3600.0),
+    Parameter("watch_objective", "", "Objective of those runs; empty: task_completion."),
+    Parameter("watch_preset", "", "Trainer preset of those runs; empty: default."),
+    Parameter("resume_within", 600.0, "Go on with a run whose trainer died so many seconds ago; 0: never.", 0.0, 1e6),
+    Parameter("autostart", True, "Configure and activate at the start.", settable=False),
 )
-
-
-@dataclass(frozen=True)
-class AlignGoal:
-    """The goal of Align.action; zero and empty mean the default."""
-
-    tasks: Sequence[str] = ()
-    iterations: int = 0
-    states: int = 0
-    rollouts: int = 0
-    first_state: int = 0
-    objective: str = ""
-    preset: str = ""
-    seed: int = 0
 
 
 def check_start(value: Callable[[str], Any]) -> None:
@@ -68,6 +72,12 @@ def check_start(value: Callable[[str], Any]) -> None:
         raise SettingsError(f"parameter model: {model}: no checkpoint there (no config.json)")
     if not list(value("domains")):
         raise SettingsError("parameter domains: must name at least one")
+    watched = value("watch")
+    if watched and not Path(watched).expanduser().is_dir():
+        raise SettingsError(f"parameter watch: {watched}: no such folder")
+    for name in ("model", "registry"):
+        if watched and not value(name):
+            raise SettingsError(f"parameter {name}: must be set to watch a folder")
 
 
 def align_config(goal: AlignGoal, value: Callable[[str], Any]) -> AlignConfig:
@@ -77,7 +87,7 @@ def align_config(goal: AlignGoal, value: Callable[[str], Any]) -> AlignConfig:
     for name in ("model", "registry"):
         if not value(name):
             raise SettingsError(f"parameter {name}: must be set to align")
-    tasks = tuple(goal.tasks) or tuple(TASKS)
+    tasks = tuple(goal.tasks) or (() if goal.bags else tuple(TASKS))
     unknown = [task for task in tasks if task not in TASKS]
     if unknown:
         raise SettingsError(f"unknown task {unknown[0]!r}: known are {', '.join(TASKS)}")
@@ -87,6 +97,8 @@ def align_config(goal: AlignGoal, value: Callable[[str], Any]) -> AlignConfig:
         raise SettingsError(f"parameter overrides: not JSON ({error})") from None
     if not isinstance(overrides, dict):
         raise SettingsError(f"parameter overrides: expected a JSON object, not {value('overrides')!r}")
+    if value("wait_to_train") not in WAITS:
+        raise SettingsError(f"parameter wait_to_train: {value('wait_to_train')!r} is none of {', '.join(WAITS)}")
     if value("dtype") not in DTYPES:
         raise SettingsError(f"parameter dtype: {value('dtype')!r} is none of {', '.join(DTYPES)}")
     chosen = settings(goal.preset or "default", **{"seed": int(goal.seed), **overrides})
@@ -108,6 +120,8 @@ def align_config(goal: AlignGoal, value: Callable[[str], Any]) -> AlignConfig:
             step_limit=value("step_limit"),
             seed=int(goal.seed),
             settings=chosen,
+            gate=Bounds(value("gate_accuracy"), value("gate_kl")),
+            bags=tuple(goal.bags),
             threads=value("threads"),
             device=value("device"),
             dtype=value("dtype"),
@@ -126,3 +140,9 @@ def run_folder(runs: Path, fingerprint: str) -> Path:
         if not state.exists() or not read_json(state, LoopError).get("ended"):
             return folder
         number += 1
+
+
+def must_wait(wait: str, device: str, gpus: Callable[[], int]) -> bool:
+    """Whether training waits for the end of collecting: ``wait`` as the parameter ``wait_to_train``; ``gpus``: how many
+    this machine has. One that is alone also serves, and two models may not fit."""
+    return wait == "always" or (wait == "auto" and device.startswith("cuda") and gpus() == 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from action_msgs.msg import GoalStatus, GoalStatusArray
 from grape_interfaces.action import RunEpisode
 from grape_interfaces.srv import ListAdapters, LoadAdapter
 from rclpy.action import ActionClient
@@ -18,6 +19,7 @@ from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import qos_profile_action_status_default
 from rclpy.task import Future
 
 from grape_episode import topics
@@ -27,6 +29,9 @@ from grape_trainer.rig import Ack, Job, Rollout
 
 POLL_SECONDS = 0.05
 FIRST_PATIENCE = 1.0
+BUSY_GRACE = 2.0
+"""Seconds for which a refused goal is sent again although no episode is seen: the word of its end overtakes the end."""
+ALIVE = (GoalStatus.STATUS_ACCEPTED, GoalStatus.STATUS_EXECUTING, GoalStatus.STATUS_CANCELING)
 NEVER = threading.Event()
 
 
@@ -53,6 +58,9 @@ class RosRig:
         self._episodes = ActionClient(self._node, RunEpisode, topics.RUN_EPISODE)
         self._load = self._node.create_client(LoadAdapter, topics.LOAD_ADAPTER)
         self._list = self._node.create_client(ListAdapters, topics.LIST_ADAPTERS)
+        self._episode_runs, self._episode_ended = False, 0.0
+        status = f"{topics.RUN_EPISODE}/_action/status"
+        self._node.create_subscription(GoalStatusArray, status, self._on_status, qos_profile_action_status_default)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._spin, name=f"rig {self._where}", daemon=True)
@@ -76,6 +84,18 @@ class RosRig:
 
     def cancelled(self) -> bool:
         return self._cancelled()
+
+    def idle_seconds(self) -> float:
+        """For how long no episode has run in this domain, whoever asked for it; 0 while one does."""
+        if self._episode_runs and self._episodes.server_is_ready():
+            return 0.0
+        return time.monotonic() - self._episode_ended
+
+    def _on_status(self, message: GoalStatusArray) -> None:
+        runs = any(one.status in ALIVE for one in message.status_list)
+        if self._episode_runs and not runs:
+            self._episode_ended = time.monotonic()
+        self._episode_runs = runs
 
     def wait_ready(self, seconds: float | None = None) -> None:
         """Wait until the policy node answers. Raises RigError naming what is missing."""
@@ -136,17 +156,8 @@ class RosRig:
             step_limit=job.step_limit,
             record=True,
         )
-        sent = ask(self._executor, lambda: self._episodes.send_goal_async(goal))
-        try:
-            handle = sent.result(self._deadline)
-        except TimeoutError:
-            raise RigError(f"{topics.RUN_EPISODE}: no answer in {self._deadline:g} s in {self._where}") from None
-        if not handle.accepted:
-            raise RigError(
-                f"{topics.RUN_EPISODE}: goal for task {job.task!r} refused in {self._where}: the policy node is not "
-                "active, is busy, or does not know the task; its log says which"
-            )
-        result = self._result(handle)
+        handle = self._sent(goal)
+        result = self._result(handle) if handle is not None else None
         if result is None:
             return None
         return Rollout(
@@ -157,6 +168,32 @@ class RosRig:
             detail=result.detail,
             adapter_id=result.adapter_id,
         )
+
+    def _sent(self, goal: RunEpisode.Goal) -> Any:
+        """The handle of the accepted goal; None when it was cancelled here. An episode that is still running, e.g. one
+        that a trainer which died had asked for, is waited for."""
+        end = time.monotonic() + self._episode_deadline
+        refused: float | None = None
+        while True:
+            sent = ask(self._executor, lambda: self._episodes.send_goal_async(goal))
+            try:
+                handle = sent.result(self._deadline)
+            except TimeoutError:
+                raise RigError(f"{topics.RUN_EPISODE}: no answer in {self._deadline:g} s in {self._where}") from None
+            if handle.accepted:
+                return handle
+            refused = refused or time.monotonic()
+            while self._episode_runs and time.monotonic() < end and not self._cancelled():
+                refused = time.monotonic()
+                time.sleep(POLL_SECONDS)
+            if self._cancelled():
+                return None
+            if time.monotonic() > min(end, refused + BUSY_GRACE):
+                raise RigError(
+                    f"{topics.RUN_EPISODE}: goal for task {goal.task!r} refused in {self._where}: the policy node is "
+                    "not active, is busy, or does not know the task; its log says which"
+                )
+            time.sleep(POLL_SECONDS)
 
     def _result(self, handle: Any) -> Any:
         """The goal's result; None when it was cancelled here."""

@@ -10,7 +10,8 @@ import pytest
 from grape_reward.tasks import TASKS
 from grape_trainer.errors import SettingsError
 from grape_trainer.files import write_json
-from grape_trainer.parameters import PARAMETERS, AlignGoal, align_config, check_start
+from grape_trainer.goal import AlignGoal
+from grape_trainer.parameters import PARAMETERS, align_config, check_start, must_wait
 
 
 def values(tmp_path: Path, **changes: Any) -> Any:
@@ -72,3 +73,30 @@ def test_the_node_starts_only_where_its_model_is(tmp_path: Path) -> None:
     check_start(values(tmp_path))
     with pytest.raises(SettingsError, match="parameter domains"):
         check_start(values(tmp_path, domains=[]))
+
+
+@pytest.mark.parametrize(
+    ("wait", "device", "gpus", "expected"),
+    [
+        ("auto", "cuda", 1, True),
+        ("auto", "cuda:0", 1, True),
+        ("auto", "cuda:1", 2, False),
+        ("auto", "cpu", 1, False),
+        ("always", "cpu", 0, True),
+        ("never", "cuda", 1, False),
+    ],
+)
+def test_training_waits_where_the_only_gpu_also_serves(wait: str, device: str, gpus: int, expected: bool) -> None:
+    assert must_wait(wait, device, lambda: gpus) is expected
+
+
+def test_bags_stand_for_tasks_and_gate_bounds_are_taken(tmp_path: Path) -> None:
+    made = align_config(AlignGoal(bags=("/b/1",)), values(tmp_path, gate_kl=0.7))
+    assert made.tasks == () and made.bags == ("/b/1",) and made.gate.kl == 0.7
+    with pytest.raises(SettingsError, match="parameter watch"):
+        check_start(values(tmp_path, model="", watch="nowhere"))
+    with pytest.raises(SettingsError, match="parameter registry"):
+        (tmp_path / "config.json").write_text("{}")
+        check_start(values(tmp_path, watch=str(tmp_path), registry=""))
+    with pytest.raises(SettingsError, match="parameter wait_to_train"):
+        align_config(AlignGoal(), values(tmp_path, wait_to_train="sometimes"))

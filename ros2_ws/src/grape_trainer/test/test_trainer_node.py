@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ import pytest
 from grape_interfaces.action import Align, RunEpisode
 from grape_interfaces.msg import AdapterInfo
 from grape_interfaces.srv import ListAdapters, LoadAdapter
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient, ActionServer, CancelResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.context import Context
@@ -24,9 +27,10 @@ from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_policy.checkpoint import load_checkpoint
 from grape_policy.testing import write_random_checkpoint
 from grape_trainer.errors import RigError
-from grape_trainer.files import read_json
+from grape_trainer.files import read_json, read_lines
+from grape_trainer.loop import PHASES
 from grape_trainer.registry import Registry
-from grape_trainer.rig import Job, RigPool, Rollout
+from grape_trainer.rig import Job, RigPool, Rollout, rollout_jobs
 from grape_trainer.ros import RosRig
 from grape_trainer.testing import SyntheticRig
 
@@ -141,6 +145,7 @@ def trainer(model: Path, tmp_path: Path, domain: int, **params: object) -> NodeP
         "runs": tmp_path / "runs",
         "overrides": f"'{OVERRIDES}'",
         "threads": 1,
+        "gate_kl": 0.0,  # a random checkpoint moves far in two updates
         **params,
     }
     return NodeProcess("grape_trainer.trainer_node", domain, tmp_path / "trainer.log", told)
@@ -158,13 +163,32 @@ def test_it_cancels_goes_on_aligns_and_ends_cleanly(model: Path, tmp_path: Path,
         policy.hold.set()
         handle = policy.send(goal())
         assert handle.accepted
-        assert not policy.send(goal()).accepted, "one run at a time"
+        assert not policy.send(goal(seed=1)).accepted, "one run at a time"
+        follower = policy.send(goal())
+        assert follower.accepted, "the same goal follows the run under way"
         wait_for(lambda: policy.begun == 1, "the first rollout", 30.0)
         ask(policy.asking, handle.cancel_goal_async)
         wait_for(lambda: policy.cancels == 1, "the rollout to be cancelled", 30.0)
         status, result = policy.result(handle)
         assert status == 5 and not result.changed and result.adapter_id == ""
+        assert policy.result(follower) == (6, result)
         assert result.reason.startswith("cancelled in phase collect")
+        # deactivated while a rollout is under way
+        change = policy.asker.create_client(ChangeState, "/grape_trainer/change_state")
+        wait_for(change.service_is_ready, "the lifecycle service", 30.0)
+
+        def transition(number: int) -> bool:
+            request = ChangeState.Request()
+            request.transition.id = number
+            return bool(ask(policy.asking, lambda: change.call_async(request)).result(60.0).success)
+
+        handle = policy.send(goal())
+        wait_for(lambda: policy.begun == 2, "the rollout again", 30.0)
+        assert transition(Transition.TRANSITION_DEACTIVATE), node.output
+        status, result = policy.result(handle)
+        assert status == 6 and result.reason.startswith("cancelled in phase collect")
+        assert not policy.send(goal()).accepted, "not active"
+        assert transition(Transition.TRANSITION_ACTIVATE), node.output
         policy.hold.clear()
         # a goal that cannot be met says why
         status, result = policy.result(policy.send(goal(tasks=["juggle"])))
@@ -177,10 +201,92 @@ def test_it_cancels_goes_on_aligns_and_ends_cleanly(model: Path, tmp_path: Path,
         assert len(policy.rig.jobs) == 8
         summary = read_json(Path(result.report) / "summary.json")
         assert summary["changed"] and summary["iterations"][0]["pairs"] > 0
-        wait_for(lambda: {f.phase for f in heard} == {"collect", "score", "pair", "train", "swap"}, "every phase")
+        wait_for(lambda: {f.phase for f in heard} == set(PHASES), "every phase")
         assert [p for p in Path(tmp_path / "runs").iterdir()] == [Path(result.report)]
         node.process.terminate()
         assert node.wait() == 0
+
+
+def test_killed_it_goes_on_by_itself_with_the_same_adapter_and_the_policy_never_stops(
+    model: Path, tmp_path: Path, stand_in: tuple[StandIn, int]
+) -> None:
+    policy, domain = stand_in
+    with trainer(model, tmp_path, domain, resume_within=60.0) as node:
+        policy.send(goal())
+        wait_for(lambda: len(policy.rig.jobs) >= 2, "two rollouts", 60.0)
+        policy.hold.set()
+        wait_for(lambda: policy.begun > len(policy.rig.jobs), "a rollout to be under way", 30.0)
+        node.kill()
+    assert policy.rig.serving == "" and policy.cancels == 0
+    recorded = len(read_lines(next((tmp_path / "runs").glob("*/iteration_1/rollouts.jsonl"))))
+    # the rollout that nobody waits for any more ends by itself; it is collected again
+    threading.Timer(1.0, policy.hold.clear).start()
+    with trainer(model, tmp_path, domain, resume_within=60.0) as node:
+        wait_for(lambda: "all 1 iterations done" in node.output, "the end of the run", 90.0)
+        assert "going on with the run that was interrupted" in node.output
+        assert policy.rig.serving == Registry(tmp_path / "adapters").current != ""
+        summary = read_json(next((tmp_path / "runs").glob("*/summary.json")))
+        assert summary["iterations"][0]["episodes"] == 8 and recorded < 8
+        # once more what was under way, and at most what had ended without being noted
+        assert len({job.key for job in policy.rig.jobs}) == 8 and len(policy.rig.jobs) - 8 in (1, 2)
+        assert Registry(tmp_path / "adapters").verify() == []
+
+
+def test_it_is_cancelled_within_training_and_its_process_ends(
+    model: Path, tmp_path: Path, stand_in: tuple[StandIn, int]
+) -> None:
+    policy, domain = stand_in
+    slow = OVERRIDES.replace('"max_updates": 2', '"max_updates": 0, "epochs": 2000, "checkpoint_every": 1')
+    with trainer(model, tmp_path, domain, overrides=f"'{slow}'") as node:
+        heard: list[Any] = []
+        handle = policy.send(goal(), heard)
+        saved = "*/iteration_1/train/checkpoints/*"
+        wait_for(lambda: any((tmp_path / "runs").glob(saved)), "a checkpoint", 60.0)
+        wait_for(lambda: any(f.phase == "train" and f.progress > 0 for f in heard), "word of it", 30.0)
+        ask(policy.asking, handle.cancel_goal_async)
+        status, result = policy.result(handle)
+        assert status == 5 and result.reason.startswith("cancelled in phase train"), node.output
+        assert policy.rig.serving == "" == Registry(tmp_path / "adapters").current
+        assert not children(node.process.pid), "the training process is gone"
+        # what it had done is kept for the same goal, and a robot does not begin to move by itself
+        assert list(Path(result.report).glob("iteration_1/train/checkpoints/*"))
+        assert read_json(Path(result.report) / "goal.json")["open"] is False
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_it_trains_on_bags_that_others_record_once_nobody_collects(
+    model: Path, tmp_path: Path, stand_in: tuple[StandIn, int]
+) -> None:
+    policy, domain = stand_in
+    told = {"watch": tmp_path / "bags", "watch_min": 8, "watch_period": 0.1, "wait_to_train": "always", "idle": 0.5}
+    (tmp_path / "bags").mkdir()
+    with trainer(model, tmp_path, domain, **told) as node, RosRig(domain) as rig:
+        wait_for(lambda: "is served" in node.output, "the node", 60.0)
+        done: list[Rollout] = []
+        rig.collect(rollout_jobs(("carrot_on_plate",), 2, 4, 100_000, 0)[:7], done.append)
+        # the eighth is under way while the ninth job keeps the policy busy
+        policy.rig.collect(rollout_jobs(("carrot_on_plate",), 2, 4, 100_000, 0)[7:], done.append)
+        policy.hold.set()
+        busy = threading.Thread(target=lambda: rig.collect([Job("spoon_on_towel", 5, 5)], done.append), daemon=True)
+        busy.start()
+        wait_for(lambda: "aligning in" in node.output, "a run", 60.0)
+        (state,) = wait_for(lambda: list((tmp_path / "runs").glob("*/align.json")), "its state", 60.0)
+        wait_for(lambda: read_json(state)["phase"] == "train", "the training phase", 60.0)
+        assert not list(state.parent.glob("iteration_1/train/config.json")), "it waits"
+        policy.hold.clear()
+        busy.join(60.0)
+        wait_for(lambda: policy.rig.serving, "the new adapter", 120.0)
+        wait_for(lambda: (tmp_path / "runs/watched.jsonl").exists(), "the ledger", 30.0)
+        (line,) = read_lines(tmp_path / "runs/watched.jsonl")
+        assert len(line["bags"]) == 8 and Registry(tmp_path / "adapters").current == policy.rig.serving
 
 
 def test_it_does_not_start_with_a_model_that_is_not_there(tmp_path: Path) -> None:
