@@ -68,6 +68,20 @@ def stage_costs(stages: Sequence[str], chosen: Sequence[Sequence[float]], reject
     return _svg(figure)
 
 
+def margins(edges: Sequence[float], by_success: Sequence[int], equal: Sequence[int]) -> str:
+    """Histogram of the pairs' margins: ``edges`` of N bins (N + 1) and the counts in each, of pairs of a success over a
+    failure and of pairs of equal success."""
+    figure, axes = _axes(7.2, 3.0)
+    width = np.diff(np.asarray(edges, dtype=np.float64))
+    left = np.asarray(edges[:-1], dtype=np.float64)
+    axes.bar(left, by_success, width, align="edge", color=CHOSEN, label="a success over a failure", edgecolor="white")
+    axes.bar(left, equal, width, bottom=by_success, align="edge", color=FIRST, label="equal success", edgecolor="white")
+    axes.set_xlabel("margin of the rank score")
+    axes.set_ylabel("pairs")
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
 def rates(groups: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]], names: tuple[str, str]) -> str:
     """Two bars with 95 % whiskers a group; values are ``Estimate.as_dict()``."""
     figure, axes = _axes(7.2, 3.0)

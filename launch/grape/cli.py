@@ -120,7 +120,7 @@ def align(
     registry: Registry = RUNS / "adapters",
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "align",
     task: Tasks = None,
-    iterations: Annotated[int, typer.Option(min=1, help="K: collect, score, pair, train, swap so often.")] = 1,
+    iterations: Annotated[int, typer.Option(min=1, help="K: collect, score, pair, train, gate, swap so often.")] = 1,
     states: Annotated[int, typer.Option(min=1, help="Initial states a task and iteration.")] = 16,
     rollouts: Annotated[int, typer.Option(min=2, help="Rollouts a state.")] = 4,
     first_state: Annotated[int, typer.Option(min=0, help="First initial-state id.")] = 100_000,
@@ -141,9 +141,16 @@ def align(
     bound: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Loss of success that the canary must exclude.")
     ] = 0.05,
+    gate_accuracy: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Held-out preference accuracy that must not be missed; 0: any.")
+    ] = 0.5,
+    gate_kl: Annotated[
+        float, typer.Option(min=0.0, help="KL to the reference that must not be passed, nats a step; 0: any.")
+    ] = 0.3,
 ) -> None:
-    """Align the policy: K iterations of collect, score, pair, train, swap in simulation."""
+    """Align the policy: K iterations of collect, score, pair, train, gate, swap in simulation."""
     from grape.align import CanaryPlan, align_in_simulation
+    from grape_trainer.gate import Bounds
     from grape_trainer.loop import AlignConfig
     from grape_trainer.settings import settings
 
@@ -161,6 +168,7 @@ def align(
         variant=variant,
         seed=seed,
         settings=settings(preset, seed=seed),
+        gate=Bounds(gate_accuracy, gate_kl),
     )
     align_in_simulation(config, CanaryPlan(tasks, canary, bound, variant), stacks)
 

@@ -9,6 +9,7 @@ from typing import Any
 from grape import assess, charts
 from grape import report as html
 from grape.evaluation import Result
+from grape.pairs_show import margins
 from grape_episode.reader import read_episode
 from grape_reward.tasks import task_named
 from grape_trainer.files import read_lines
@@ -64,7 +65,7 @@ def write(
 
 
 def learned_from(files: IterationFiles, pairs: PairSet, out: Path) -> list[html.Chart]:
-    """Stage costs of both sides, and film strips of the pair with the widest margin."""
+    """Stage costs of both sides, the margins, and film strips of the pair with the widest one."""
     if not pairs.pairs:
         return []
     costs = stage_costs(files)
@@ -77,6 +78,14 @@ def learned_from(files: IterationFiles, pairs: PairSet, out: Path) -> list[html.
     if chosen:
         caption = f"Mean cost of each stage (Eq. 8) over the {len(chosen)} pairs that were learned from."
         figures.append(html.Chart("Stage costs", caption, svg=charts.stage_costs(names, chosen, rejected)))
+    bins = margins(pairs)
+    counts = [one.by_success for one in bins], [one.equal for one in bins]
+    drawn = charts.margins([bins[0].low, *(one.high for one in bins)], *counts)
+    per_task = "; ".join(
+        f"{task.replace('_', ' ')}: {told['episodes']} episodes, {told['successes']} successes, {told['pairs']} pairs"
+        for task, told in pairs.tasks().items()
+    )
+    figures.append(html.Chart("Margins of the pairs", f"{per_task}.", svg=drawn))
     paths = {candidate.episode_id: Path(candidate.path) for candidate in pairs.candidates}
     strips = []
     for side, episode_id in (("Chosen", shown.chosen), ("Rejected", shown.rejected)):

@@ -62,6 +62,8 @@ def test_charts_are_svg_of_their_data() -> None:
     assert charts.implicit_rewards(rows).startswith("<svg")
     bars = charts.stage_costs(["grasp", "move"], [[1.0, 2.0]], [[2.0, 3.0]])
     assert bars.startswith("<svg") and bars != charts.stage_costs(["grasp", "move"], [[1.0, 2.0]], [[2.0, 9.0]])
+    drawn = charts.margins([0.0, 1.0, 2.0], [3, 1], [0, 2])
+    assert drawn.startswith("<svg") and drawn != charts.margins([0.0, 1.0, 2.0], [3, 1], [0, 0])
     one = evaluation.summary(results(8, ""))["success"]
     assert charts.rates({"a_task": (one, one)}, ("SFT", "aligned")).startswith("<svg")
 
