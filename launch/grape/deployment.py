@@ -44,7 +44,9 @@ def canary_verdict(registry: Registry, adapter_id: str, model: Path, states: int
     from grape_sim.tasks import SIM_TASKS
 
     plan = CanaryPlan(tuple(SIM_TASKS), states, bound)
-    trial = canary(plan, model, registry.root, registry.root.parent / "canaries")
+    # a folder for each question, in which an interrupted trial goes on
+    asked = f"{adapter_id[:12]}-against-{registry.current[:12] or 'base'}-{states}"
+    trial = canary(plan, model, registry.root, registry.root.parent / "canaries" / asked)
     if trial is None:
         raise CommandError("--canary: must be at least 1")
     found = trial(registry.path(adapter_id))

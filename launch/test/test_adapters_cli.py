@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,8 @@ from typer.testing import CliRunner, Result
 from grape import adapters_cli
 from grape.console import CommandError, one_line
 from grape.deployment import with_canary
+from grape.evaluation import Job
+from grape.evaluation import Result as Trial
 from grape_episode import topics
 from grape_episode.testing import free_domain
 from grape_policy.adapters import AdapterManifest, adapter_hash
@@ -123,6 +125,29 @@ def test_a_canary_takes_the_place_of_the_old_one_and_leaves_the_other_checks() -
     assert good.accepted and good.reason == "accuracy 80 %; KL 0.01; no difference"
     refused = {"verdict": {"checks": [{**checks[0], "passed": False}, *checks[1:]]}}
     assert not with_canary(refused, Verdict(True, "no difference.")).accepted
+
+
+def test_a_canary_before_the_promotion_is_judged_and_recorded(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Worlds:
+        """The base model always succeeds, an adapter never."""
+
+        def __init__(self, model: Path, workers: int) -> None:
+            pass
+
+        def run(self, jobs: Sequence[Job]) -> Iterator[Trial]:
+            for job in jobs:
+                good = not job.adapter
+                yield Trial(job, good, good, False, 30, int(good), "success" if good else "step_limit")
+
+    monkeypatch.setattr("grape.align.WorldWorkers", Worlds)
+    one = registry.add(adapter(tmp_path / "1", 1.0))
+    said = refusal(registry.root, "promote", one, "--canary", "5", "--domain", "0")
+    assert "the gate refused it" in said and "success on the canary" in said
+    verdict = registry.list()[0].manifest["verdict"]
+    assert verdict["accepted"] is False and verdict["checks"][2]["passed"] is False
+    assert verdict["figures"]["success"]["difference"] == -1.0
 
 
 class Policy:
