@@ -147,6 +147,10 @@ def align(
     gate_kl: Annotated[
         float, typer.Option(min=0.0, help="KL to the reference that must not be passed, nats a step; 0: any.")
     ] = 0.3,
+    method: Annotated[
+        str, typer.Option(help="tpo, step_dpo, success_only or filtered_bc. Default: the preset's.")
+    ] = "",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that share the training.")] = 1,
 ) -> None:
     """Align the policy: K iterations of collect, score, pair, train, gate, swap in simulation."""
     from grape.align import CanaryPlan, align_in_simulation
@@ -167,8 +171,9 @@ def align(
         objective=objective,
         variant=variant,
         seed=seed,
-        settings=settings(preset, seed=seed),
+        settings=settings(preset, seed=seed, **({"method": method} if method else {})),
         gate=Bounds(gate_accuracy, gate_kl),
+        processes=processes,
     )
     align_in_simulation(config, CanaryPlan(tasks, canary, bound, variant), stacks)
 

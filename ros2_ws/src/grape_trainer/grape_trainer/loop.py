@@ -190,8 +190,10 @@ class Align:
             self._check()
             self.report(Progress(files.number, "train", 0.0, f"waiting: {why}"))
             time.sleep(POLL_SECONDS)
-        run = run_training.in_process if config.in_process else run_training.in_own_process
-        result = run(told, progress, self.rig.cancelled)
+        if config.in_process:
+            result = run_training.in_process(told, progress, self.rig.cancelled)
+        else:
+            result = run_training.in_own_process(told, progress, self.rig.cancelled, config.processes)
         if result is None:
             raise Cancelled
         return result

@@ -41,6 +41,7 @@ class AlignConfig:
     device: str = "cpu"
     dtype: str = "float32"
     in_process: bool = False
+    processes: int = 1
 
     def __post_init__(self) -> None:
         if self.settings.method == "sft":
@@ -49,7 +50,14 @@ class AlignConfig:
             raise SettingsError("tasks: at least one task must be given")
         if self.bags and self.iterations != 1:
             raise SettingsError(f"iterations: bags are for one iteration, not {self.iterations}")
-        for name, least in (("iterations", 1), ("states", 1), ("rollouts", 2), ("first_state", 0), ("threads", 0)):
+        for name, least in (
+            ("iterations", 1),
+            ("states", 1),
+            ("rollouts", 2),
+            ("first_state", 0),
+            ("threads", 0),
+            ("processes", 1),
+        ):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}: must be at least {least}, not {getattr(self, name)}")
 
@@ -57,7 +65,7 @@ class AlignConfig:
     def fingerprint(self) -> str:
         """Of everything that decides the result."""
         told = dataclasses.asdict(self)
-        for name in ("folder", "registry", "in_process", "threads", "device"):
+        for name in ("folder", "registry", "in_process", "processes", "threads", "device"):
             del told[name]
         return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 

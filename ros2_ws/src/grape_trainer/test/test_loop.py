@@ -270,6 +270,31 @@ def test_another_configuration_in_the_same_folder_is_refused(model: Path, vla: V
         align(config(model, tmp_path, seed=1), rig)
 
 
+def test_the_training_is_shared_by_as_many_processes_as_told(
+    model: Path, vla: Vla, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def here(told: Any, progress: Any, cancelled: Any, processes: int) -> Any:
+        asked.append(processes)
+        return loop_module.run_training.in_process(told, progress, cancelled)
+
+    monkeypatch.setattr(loop_module.run_training, "in_own_process", here)
+    told = config(model, tmp_path, in_process=False, processes=3)
+    assert align(told, SyntheticRig(vla, tmp_path / "bags")).changed and asked == [3]
+    # how many they are decides nothing
+    assert told.fingerprint == config(model, tmp_path).fingerprint
+
+
+@pytest.mark.parametrize("method", ["step_dpo", "success_only", "filtered_bc"])
+def test_every_method_closes_the_loop(model: Path, vla: Vla, tmp_path: Path, method: str) -> None:
+    plain = {**QUICK, "max_updates": 1, "drift_bound": 0.0, "kl_bound": 0.0, "lora_rank": 4, "method": method}
+    told = config(model, tmp_path, settings=settings(**plain))
+    result = align(told, SyntheticRig(vla, tmp_path / "bags"))
+    assert result.changed
+    assert read_manifest(Registry(tmp_path / "adapters").path(result.adapter_id)).settings["method"] == method
+
+
 def test_demonstrations_are_nothing_for_a_loop(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="method: sft"):
         config(model, tmp_path, settings=settings(method="sft"))
