@@ -91,7 +91,8 @@ class Align:
             entries = self._phase(number, "score", lambda: self._score(files, before))
             pairs = self._phase(number, "pair", lambda: files.pair(entries, self.config.settings))
             summary |= _pair_summary(pairs)
-            if not pairs.pairs and not self.config.settings.clones:
+            successes = any(c.success == 1 for c in pairs.candidates)
+            if not (successes if self.config.settings.clones else pairs.pairs):
                 raise Stop(_no_pairs(pairs, number))
             result = self._phase(number, "train", lambda: self._train(files, before))
             summary["training"] = dataclasses.asdict(result)

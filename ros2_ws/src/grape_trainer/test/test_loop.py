@@ -295,6 +295,12 @@ def test_every_method_closes_the_loop(model: Path, vla: Vla, tmp_path: Path, met
     assert read_manifest(Registry(tmp_path / "adapters").path(result.adapter_id)).settings["method"] == method
 
 
+def test_nothing_to_imitate_ends_with_the_reason(model: Path, vla: Vla, tmp_path: Path) -> None:
+    rig = SyntheticRig(vla, tmp_path / "bags", successes=lambda number: False)
+    result = align(config(model, tmp_path, settings=settings(method="filtered_bc")), rig)
+    assert not result.changed and "(0 successes)" in result.reason and rig.loads == [""]
+
+
 def test_demonstrations_are_nothing_for_a_loop(model: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="method: sft"):
         config(model, tmp_path, settings=settings(method="sft"))
