@@ -57,12 +57,12 @@ def options() -> argparse.Namespace:
 
 def show(found: dict) -> None:
     """The rows and what is said of the differences, on stderr."""
-    grid = Table(title="greedy, 95 % intervals", title_justify="left")
-    for name in ("policy", "success", "collision", "steps", "trials"):
+    grid = Table(title="greedy, 95 % intervals", title_justify="left", box=None)
+    for name in ("policy", "success, %", "collision, %", "steps", "trials"):
         grid.add_column(name, justify="left" if name == "policy" else "right")
     for row in found["rows"]:
         rates = [row[name] for name in ("success", "collision")]
-        cells = [f"{100 * r['rate']:.1f} % ({100 * r['low']:.1f} to {100 * r['high']:.1f})" for r in rates]
+        cells = [f"{100 * r['rate']:.1f} ({100 * r['low']:.1f} to {100 * r['high']:.1f})" for r in rates]
         grid.add_row(row["policy"], *cells, f"{row['steps']['rate']:.1f}", str(row["success"]["trials"]))
     console.errors.print(grid)
     for difference in found["differences"]:
