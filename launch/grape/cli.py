@@ -10,14 +10,14 @@ from typing import Annotated
 import typer
 
 from grape.adapters_cli import app as adapters_app
-from grape.console import CommandError, console, guarded
+from grape.console import console, guarded
 from grape.costs_cli import app as costs_app
 from grape.costs_propose_cli import register as register_proposals
 from grape.episodes_cli import app as episodes_app
 from grape.export_cli import export
 from grape.keypoints_cli import app as keypoints_app
 from grape.pairs_cli import app as pairs_app
-from grape.paths import default_model, root
+from grape.paths import default_model, known_model, root
 from grape.score_cli import score
 from grape.serve_cli import serve_command
 from grape.tasks_cli import app as tasks_app
@@ -48,7 +48,7 @@ class Mode(StrEnum):
 
 
 MODEL, RUNS = default_model(), root() / "runs"
-Model = Annotated[Path, typer.Option("--model", help="Folder of the checkpoint.")]
+Model = Annotated[Path, typer.Option("--model", help="Folder of the checkpoint, or org/name[@revision] on the hub.")]
 Registry = Annotated[Path, typer.Option("--registry", help="Folder of the adapter registry.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task's name; may be given again. Default: all.")]
 Domain = Annotated[int, typer.Option("--domain", min=0, max=101, help="ROS domain of the nodes.")]
@@ -59,13 +59,6 @@ def known_tasks(names: list[str] | None) -> list[str]:
     from grape_sim.tasks import SIM_TASKS, sim_task
 
     return [sim_task(name).name for name in names] if names else list(SIM_TASKS)
-
-
-def known_model(model: Path) -> Path:
-    """The folder itself. Raises CommandError naming a folder that holds no model."""
-    if not (model / "config.json").is_file():
-        raise CommandError(f"{model}: no model here (no config.json)")
-    return model
 
 
 @app.command()

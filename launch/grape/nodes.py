@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from grape.paths import PathError, known_model
 from grape_reward.tasks import TASKS
 
 Parameters = dict[str, dict[str, object]]
@@ -125,9 +126,10 @@ def launch_nodes(arguments: Mapping[str, str], folder: Path, domain: str = "") -
         raise NodesError("use_sim_time:=false with robot:=sim: the simulated world is the clock")
     if arguments["instruction"] and not true("autostart"):
         raise NodesError("instruction:= needs autostart:=true: nothing would be active")
-    model = Path(arguments["vla"]).expanduser()
-    if not model.is_dir():
-        raise NodesError(f"vla:={model}: no such folder")
+    try:
+        model = known_model(Path(arguments["vla"]))
+    except PathError as error:
+        raise NodesError(f"vla:={error}") from None
     optional = (["recorder"] if true("record") else []) + (["trainer"] if true("trainer") else [])
     nodes = select(["sim", "gate", "reward", "policy", *optional])
     prefix = f"/{arguments['namespace'].strip('/')}".rstrip("/")
@@ -143,7 +145,7 @@ def launch_nodes(arguments: Mapping[str, str], folder: Path, domain: str = "") -
         domain = domain or os.environ.get("ROS_DOMAIN_ID", "0")
         episode = ["grape", "run", arguments["instruction"], record, "--domain", domain]
     values = parameters(
-        model=model.absolute(),
+        model=model,
         registry=Path(arguments["registry"]).expanduser().absolute() if arguments["registry"] else None,
         episodes=Path(arguments["episodes"]).expanduser().absolute(),
         profile=profile_file(arguments["profile"], folder),

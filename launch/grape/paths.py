@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class PathError(Exception):
-    """A file that belongs to the project is not where it should be; the text names it."""
+    """A file that belongs to the project, or a model, is not where it should be; the text names it."""
 
 
 def root() -> Path:
@@ -37,3 +37,21 @@ def params(name: str) -> Path:
 def default_model() -> Path:
     """The small model shipped with the project."""
     return root() / "models" / "grape-mini"
+
+
+def known_model(name: Path) -> Path:
+    """The absolute folder of a checkpoint: ``name`` itself, or the copy of the hub's ``org/name[@revision]``.
+
+    Raises PathError for what is neither, and for a folder that holds no model.
+    """
+    folder = name.expanduser()
+    if not folder.exists():
+        from grape_policy.hub import CheckpointError, resolve_checkpoint  # imports the model's libraries
+
+        try:
+            folder = resolve_checkpoint(name)
+        except CheckpointError as error:
+            raise PathError(str(error)) from None
+    if not (folder / "config.json").is_file():
+        raise PathError(f"{name}: no model here (no config.json)")
+    return folder.absolute()

@@ -35,7 +35,7 @@ def argument(name, default, description, choices=None):
 
 ARGUMENTS = [
     argument("robot", "sim", "What is behind the robot's topics.", ["sim"]),
-    argument("vla", default_model(), "Folder of the VLA's checkpoint."),
+    argument("vla", default_model(), "Folder of the VLA's checkpoint, or its name on the hub."),
     argument("adapter", "", "Folder of the LoRA adapter to serve; empty: the registry's current one."),
     argument("registry", root() / "runs" / "adapters", "Folder of the adapter registry."),
     argument("instruction", "", "What the robot is to do once all is up; empty: it waits for goals."),

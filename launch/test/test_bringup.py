@@ -81,7 +81,7 @@ def described(monkeypatch):
 
 def values(content, **changes):
     found = {argument.name: argument.settings["default_value"] for argument in content["ARGUMENTS"]}
-    return {**found, "vla": str(LAUNCH), **changes}
+    return {**found, "vla": str(LAUNCH.parent / "models" / "grape-mini"), **changes}
 
 
 def started(described, **changes):
@@ -134,7 +134,7 @@ def test_the_instruction_runs_when_all_is_up_and_not_otherwise(described):
 
 
 def test_wrong_arguments_are_refused(described):
-    with pytest.raises(NodesError, match="no such folder"):
+    with pytest.raises(NodesError, match="vla:=/no/such/model: no such model folder"):
         started(described, vla="/no/such/model")
 
 

@@ -10,7 +10,7 @@ LAUNCH = Path(__file__).resolve().parents[1]
 PARAMS = LAUNCH / "params"
 ARGUMENTS = {
     "robot": "sim",
-    "vla": str(LAUNCH),
+    "vla": str(LAUNCH.parent / "models" / "grape-mini"),
     "adapter": "",
     "registry": "registry",
     "instruction": "",
@@ -89,7 +89,7 @@ def test_launch_plan_without_recorder_and_episode():
         ({"robot": "franka"}, "robot:=franka"),
         ({"use_sim_time": "false"}, "use_sim_time:=false"),
         ({"instruction": "go", "autostart": "false"}, "autostart:=true"),
-        ({"vla": "/no/such/folder"}, "vla:=/no/such/folder: no such folder"),
+        ({"vla": "/no/such/folder"}, "vla:=/no/such/folder: no such model folder"),
         ({"profile": "fast"}, "gate profile 'fast'"),
     ],
 )
