@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from multiprocessing import connection
 from pathlib import Path
 
 from grape.evaluation import EvaluationError, Job, Result
@@ -58,6 +60,15 @@ _loop = None
 def _prepare(model: str, objective: str, bags: str) -> None:
     global _arguments
     _arguments = (model, objective, bags)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker waits for jobs on a pipe that its siblings hold open as well: it would outlive a killed parent."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 def _run(job: Job) -> Result:
