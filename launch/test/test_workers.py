@@ -34,4 +34,4 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path) -> None:
         pids = [int(parent.stdout.readline()) for _ in range(2)]
         assert all(psutil.pid_exists(pid) for pid in pids)
         parent.send_signal(signal.SIGKILL)
-    assert wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), 10.0)
+    wait_for(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the workers to end", 10.0)
