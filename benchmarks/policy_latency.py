@@ -257,6 +257,7 @@ def main(argv: list[str] | None = None) -> int:
     result |= {"missed": missed, "passed": not missed}
     text = json.dumps(result)
     if arguments.out is not None:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(text + "\n", encoding="utf-8")
     print(text)
     return 1 if missed else 0
