@@ -64,10 +64,7 @@ def random_7b(device: torch.device, dtype: torch.dtype) -> Vla:
                 parameter.fill_(1.0)
             else:
                 parameter.normal_(0.0, 0.02, generator=generator)
-    model.reset_rotary(device)
-    siglip = model.vision_backbone.fused_featurizer.embeddings
-    positions = torch.arange(siglip.num_positions, device=device).expand((1, -1))
-    siglip.register_buffer("position_ids", positions, persistent=False)
+    model.make_buffers(device)
     action = {"q01": [-1.0] * ACTION_SIZE, "q99": [1.0] * ACTION_SIZE}
     stats = NormStats({"random": {"action": action}})
     codec = ActionCodec(spec.vocab_size, spec.action_bins)

@@ -38,10 +38,7 @@ def fill_model(
     if faults:
         raise CheckpointError(f"{files[0].path.parent}: weights do not fit config.json: {faults}")
     model.load_state_dict(filling.state, assign=True)
-    model.reset_rotary(device)
-    siglip = model.vision_backbone.fused_featurizer.embeddings
-    positions = torch.arange(siglip.num_positions, device=device).expand((1, -1))
-    siglip.register_buffer("position_ids", positions, persistent=False)
+    model.make_buffers(device)
 
 
 @dataclass

@@ -192,6 +192,13 @@ class OpenVla(nn.Module):
         llama = self.language_model.model
         llama.rotary_emb = LlamaRotaryEmbedding(llama.config).to(device)
 
+    def make_buffers(self, device: torch.device | str) -> None:
+        """Make what no checkpoint holds: for a module that was built on the meta device and then filled."""
+        self.reset_rotary(device)
+        siglip = self.vision_backbone.fused_featurizer.embeddings
+        positions = torch.arange(siglip.num_positions, device=device).expand((1, -1))
+        siglip.register_buffer("position_ids", positions, persistent=False)
+
     @property
     def embeddings(self) -> nn.Embedding:
         return self.language_model.model.embed_tokens
