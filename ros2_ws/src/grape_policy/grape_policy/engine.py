@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,9 +107,9 @@ class Engine:
         images = np.stack([request.image for request in requests])
         numbers = np.stack([uniforms(request.seed, request.step) for request in requests])
         temperatures = [request.temperature for request in requests]
-        with self._busy:
+        with self._forward():
             serving = self._serving
-            tokens, logprobs, margins = self._generate(images, prompts, numbers, temperatures, serving.slot)
+            tokens, logprobs, margins = self.generator(images, prompts, numbers, temperatures, serving.slot)
         actions = self.vla.actions(tokens, self.unnorm_key)
         return [
             Decision(*parts, serving.adapter_id, serving.adapter_seq)
@@ -117,10 +118,9 @@ class Engine:
 
     def score(self, image: NDArray[np.uint8], instruction: str, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Log-probs (7,) in nats of given tokens (7,) under what serves: what `act` says of the tokens it chooses."""
-        with self._busy:
-            slot, prompts = self._serving.slot, [self._prompt(instruction)]
-            self._set_threads()
-            return self.generator.forced(image[None], prompts, tokens[None], slot)[0]
+        prompts = [self._prompt(instruction)]
+        with self._forward():
+            return self.generator.forced(image[None], prompts, tokens[None], self._serving.slot)[0]
 
     def _prompt(self, instruction: str) -> Tensor:
         if instruction not in self._prompts:
@@ -129,20 +129,13 @@ class Engine:
             self._prompts[instruction] = self.vla.processor.prompt(instruction)
         return self._prompts[instruction]
 
-    def _set_threads(self) -> None:
-        if torch.get_num_threads() != self.threads:
-            torch.set_num_threads(self.threads)  # OpenMP keeps the number per thread
-
-    def _generate(
-        self,
-        images: NDArray[np.uint8],
-        prompts: list[Tensor],
-        numbers: NDArray[np.float64],
-        temperatures: list[float],
-        slot: int | None,
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-        self._set_threads()
-        return self.generator(images, prompts, numbers, temperatures, slot)
+    @contextmanager
+    def _forward(self) -> Iterator[None]:
+        """Within, this thread alone runs the model, with the engine's number of torch threads."""
+        with self._busy:
+            if torch.get_num_threads() != self.threads:
+                torch.set_num_threads(self.threads)  # OpenMP keeps the number per thread
+            yield
 
     # adapters
 
@@ -205,8 +198,8 @@ class Engine:
         prompts = {self.generator.graph_length(len(known)): known for known in [prompt, *self._prompts.values()]}
         for known in prompts.values():
             for temperature in (0.0, 1.0):
-                with self._busy:
-                    result = self._generate(image, [known], np.full((1, ACTION_SIZE), 0.5), [temperature], slot)
+                with self._forward():
+                    result = self.generator(image, [known], np.full((1, ACTION_SIZE), 0.5), [temperature], slot)
                 if not all(np.all(np.isfinite(part)) for part in result[1:]):
                     raise AdapterError(f"{path}: log-probs on the test frame are not finite")
 
