@@ -194,6 +194,12 @@ def set_up() -> int:
     return steps.done
 
 
+def tell(error: SetUpError) -> None:
+    """What is wrong, on stderr, a line each."""
+    for line in str(error).splitlines():
+        print(f"setup: {line}", file=sys.stderr)
+
+
 def main() -> int:
     start = time.monotonic()
     STATE.mkdir(exist_ok=True)
@@ -206,8 +212,7 @@ def main() -> int:
         try:
             done = set_up()
         except SetUpError as error:
-            for line in str(error).splitlines():
-                print(f"setup: {line}", file=sys.stderr)
+            tell(error)
             return 1
         except KeyboardInterrupt:
             print("setup: interrupted; `make setup` goes on from here", file=sys.stderr)

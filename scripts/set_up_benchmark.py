@@ -65,8 +65,7 @@ def main() -> int:
         steps("benchmark-venv", f"virtual environment in {VENV.name}", base, make_client_venv)
         steps("benchmark-client", "LIBERO and its assets", digest([CLIENT_LOCK], base), install_client)
     except SetUpError as error:
-        for line in str(error).splitlines():
-            print(f"setup: {line}", file=sys.stderr)
+        set_up.tell(error)
         return 1
     print("setup: the group `benchmark` is ready (docs/benchmarks.md)" if steps.done else "setup: nothing to do")
     return 0

@@ -87,8 +87,7 @@ def main() -> int:
         steps("lerobot-venv", f"virtual environment in {VENV.name}", key, make_venv)
         steps("lerobot", "LeRobot", digest([LOCK], key), install)
     except SetUpError as error:
-        for line in str(error).splitlines():
-            print(f"setup: {line}", file=sys.stderr)
+        set_up.tell(error)
         return 1
     print("setup: the group `lerobot` is ready (docs/export.md)" if steps.done else "setup: nothing to do")
     return 0
