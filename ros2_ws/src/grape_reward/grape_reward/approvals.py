@@ -19,8 +19,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from grape_reward.errors import RewardError
-from grape_reward.files import write_whole
+from grape_reward.files import read_bounded, write_whole
 from grape_reward.printable import one_line
+from grape_reward.yaml_file import UniqueLoader
 
 APPROVALS = "approvals.yaml"
 _MAX_BYTES = 4 << 20
@@ -72,15 +73,8 @@ class Approval(BaseModel):
 _ENTRIES = TypeAdapter(list[Approval])
 
 
-class _Loader(yaml.SafeLoader):
-    """Times stay text, as they were written; a field given twice is refused instead of the last one winning."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [key.value for key, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{name} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+class _Loader(UniqueLoader):
+    """Times stay text, as they were written."""
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -193,16 +187,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _bytes(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise ApprovalError(f"{path}: {error.strerror or error}") from None
-    if len(data) > _MAX_BYTES:
-        raise ApprovalError(f"{path}: over {_MAX_BYTES >> 20} MiB")
-    return data
+    return read_bounded(path, _MAX_BYTES, ApprovalError, empty=(FileNotFoundError,))
 
 
 def _parse(path: Path, data: bytes) -> tuple[Approval, ...]:

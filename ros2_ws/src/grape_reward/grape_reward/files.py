@@ -1,10 +1,26 @@
-"""Files that are whole or not there: written beside, synced, renamed."""
+"""Files that are whole or not there (written beside, synced, renamed), and files that are read up to a size."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 from pathlib import Path
+
+
+def read_bounded(path: Path, most: int, error: type[Exception], empty: tuple[type[OSError], ...] = ()) -> bytes:
+    """A file's bytes; none where opening it fails by one of ``empty``.
+
+    Raises ``error`` naming a file that cannot be read or is over ``most`` bytes (whole MiB)."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(most + 1)
+    except empty:
+        return b""
+    except OSError as reason:
+        raise error(f"{path}: {reason.strerror or reason}") from None
+    if len(data) > most:
+        raise error(f"{path}: over {most >> 20} MiB")
+    return data
 
 
 def write_whole(path: Path, data: str | bytes) -> None:

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grape_reward.errors import RewardError
+from grape_reward.files import read_bounded
 from grape_reward.printable import one_line
 
 REVIEWS = "reviews.jsonl"
@@ -51,15 +52,7 @@ def read_reviews(bag: Path) -> tuple[Review, ...]:
 
     Raises ReviewError naming file, line and field: a damaged file decides nothing."""
     path = bag / REVIEWS
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return ()
-    except OSError as error:
-        raise ReviewError(f"{path}: {error.strerror or error}") from None
-    if len(data) > _MAX_BYTES:
-        raise ReviewError(f"{path}: over {_MAX_BYTES >> 20} MiB")
+    data = read_bounded(path, _MAX_BYTES, ReviewError, empty=(FileNotFoundError, NotADirectoryError))
     return tuple(_parsed(path, number, line) for number, line in enumerate(data.splitlines(), 1) if line.strip())
 
 

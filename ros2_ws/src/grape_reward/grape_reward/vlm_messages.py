@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from grape_reward.errors import RewardError
+from grape_reward.files import read_bounded
 
 BASE_URL, MODEL, API_KEY = "GRAPE_VLM_BASE_URL", "GRAPE_VLM_MODEL", "GRAPE_VLM_API_KEY"
 MAX_IMAGE_BYTES = 20 << 20
@@ -109,13 +110,7 @@ def read_image(path: Path) -> Image:
     Raises ImageError naming a file that is absent, neither of the two, damaged or over 20 MiB."""
     from PIL import Image as Pillow
 
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(MAX_IMAGE_BYTES + 1)
-    except OSError as error:
-        raise ImageError(f"{path}: {error.strerror or error}") from None
-    if len(data) > MAX_IMAGE_BYTES:
-        raise ImageError(f"{path}: over {MAX_IMAGE_BYTES >> 20} MiB")
+    data = read_bounded(path, MAX_IMAGE_BYTES, ImageError)
     try:
         with Pillow.open(io.BytesIO(data), formats=list(_FORMATS)) as picture:
             picture.load()

@@ -8,17 +8,14 @@ from typing import Any
 import yaml
 
 from grape_reward.errors import RewardError
+from grape_reward.files import read_bounded
 from grape_reward.printable import one_line
 
 _MAX_BYTES = 1 << 20
 
 
-class _Loader(yaml.SafeLoader):
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            # a few lines of aliases of aliases unfold to more than any memory holds
-            raise yaml.composer.ComposerError(None, None, "aliases (*) are not read", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+class UniqueLoader(yaml.SafeLoader):
+    """Plain values; a field given twice is refused."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
@@ -28,15 +25,17 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Loader(UniqueLoader):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            # a few lines of aliases of aliases unfold to more than any memory holds
+            raise yaml.composer.ComposerError(None, None, "aliases (*) are not read", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 def read_yaml(path: Path, error: type[RewardError]) -> Any:
     """What a YAML file says. Raises ``error`` naming a file that cannot be read or is no YAML, with the place."""
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(_MAX_BYTES + 1)
-    except OSError as reason:
-        raise error(f"{path}: {reason.strerror or reason}") from None
-    if len(data) > _MAX_BYTES:
-        raise error(f"{path}: over {_MAX_BYTES >> 20} MiB")
+    data = read_bounded(path, _MAX_BYTES, error)
     try:
         return yaml.load(data.decode("utf-8"), Loader=_Loader)
     except UnicodeDecodeError as reason:
