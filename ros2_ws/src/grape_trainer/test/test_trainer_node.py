@@ -272,11 +272,12 @@ def test_it_trains_on_bags_that_others_record_once_nobody_collects(
         wait_for(lambda: "is served" in node.output, "the node", 60.0)
         done: list[Rollout] = []
         rig.collect(rollout_jobs(("carrot_on_plate",), 2, 4, 100_000, 0)[:7], done.append)
-        # the eighth is under way while the ninth job keeps the policy busy
-        policy.rig.collect(rollout_jobs(("carrot_on_plate",), 2, 4, 100_000, 0)[7:], done.append)
+        # the ninth job keeps the policy busy before the eighth bag lets a run begin
         policy.hold.set()
         busy = threading.Thread(target=lambda: rig.collect([Job("spoon_on_towel", 5, 5)], done.append), daemon=True)
         busy.start()
+        wait_for(lambda: policy.begun == 8, "the ninth job", 60.0)
+        policy.rig.collect(rollout_jobs(("carrot_on_plate",), 2, 4, 100_000, 0)[7:], done.append)
         wait_for(lambda: "aligning in" in node.output, "a run", 60.0)
         (state,) = wait_for(lambda: list((tmp_path / "runs").glob("*/align.json")), "its state", 60.0)
         wait_for(lambda: read_json(state)["phase"] == "train", "the training phase", 60.0)
