@@ -13,6 +13,10 @@ WRENCH = "/franka_robot_state_broadcaster/external_wrench_in_base_frame"
 JOINT_STATES = "/joint_states"
 TARGET_POSE = "/target_pose"
 GRIPPER_ACTION = "/robotiq_gripper_controller/gripper_cmd"
+ROBOT_STATE = "/franka_robot_state_broadcaster/robot_state"
+ERROR_RECOVERY = "/action_server/error_recovery"
+CONTROLLER_MANAGER = "/controller_manager"
+JOY = "/joy"
 
 EPISODE = "/grape/episode"
 OUTCOME = "/grape/outcome"
@@ -22,6 +26,9 @@ MODEL_INPUT = "/grape/model_input"
 HEARTBEAT = "/grape/heartbeat"
 STEP_COMMIT = "/grape/step_commit"
 GATE_STATUS = "/grape/gate_status"
+ARM_STATUS = "/grape/arm_status"
+OPERATOR_STEP = "/grape/operator_step"
+KEEP_OUT = "/grape/keep_out"
 KEYPOINTS = "/grape/keypoints"
 TASK_STATUS = "/grape/task_status"
 STAGE_COSTS = "/grape/stage_costs"
@@ -31,6 +38,9 @@ WORLD_STATUS = "/grape/world_status"
 RESET_WORLD = "/grape/reset_world"
 PREPARE_RECORDING = "/grape/prepare_recording"
 RESET_GATE = "/grape/reset_gate"
+RECOVER_ROBOT = "/grape/recover_robot"
+CONFIRM_RESET = "/grape/confirm_reset"
+RESET_OVERLAY = "/grape/reset_overlay"
 LOAD_ADAPTER = "/grape/load_adapter"
 ROLLBACK_ADAPTER = "/grape/rollback_adapter"
 LIST_ADAPTERS = "/grape/list_adapters"
@@ -73,6 +83,10 @@ DATA_TYPES: dict[str, str] = {
     HEARTBEAT: "grape_interfaces/msg/Heartbeat",
     STEP_COMMIT: "grape_interfaces/msg/StepCommit",
     GATE_STATUS: "grape_interfaces/msg/GateStatus",
+    ARM_STATUS: "grape_interfaces/msg/ArmStatus",
+    OPERATOR_STEP: "grape_interfaces/msg/OperatorStep",
+    KEEP_OUT: "grape_interfaces/msg/KeepOutBoxes",
+    JOY: "sensor_msgs/msg/Joy",
     KEYPOINTS: "grape_interfaces/msg/Keypoints",
     TASK_STATUS: "grape_interfaces/msg/TaskStatus",
     STAGE_COSTS: "grape_interfaces/msg/StageCosts",
@@ -85,7 +99,7 @@ DATA_TYPES: dict[str, str] = {
 RAW_CAMERA = (COLOR, DEPTH)
 """The heavy topics, recorded on request only."""
 
-COMMANDS = (POLICY_STEP, TARGET_POSE, STEP_COMMIT, HEARTBEAT)
+COMMANDS = (POLICY_STEP, OPERATOR_STEP, JOY, TARGET_POSE, STEP_COMMIT, HEARTBEAT)
 """What moves an arm or a world, or keeps its watchdog quiet: never replayed onto its own topic."""
 
 REPLAY = "/grape/replay"
