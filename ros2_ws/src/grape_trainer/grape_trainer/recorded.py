@@ -61,7 +61,7 @@ def check(
     bound = tolerance(settings, log_probs.dtype)
     mine, found = team.share(episodes), {}
     for name in mine:
-        found[name] = _judge(name, shelf, log_probs, bound)
+        found[name] = _judge(name, shelf, log_probs, bound, settings.recorded_tolerance_bf16)
         told(len(found), len(mine))
     every: dict[str, tuple[int, float, str]] = {}
     for part in team.gather(found):
@@ -73,8 +73,8 @@ def check(
     )
 
 
-def _judge(name: str, shelf: Shelf, log_probs: LogProbs, bound: float) -> tuple[int, float, str]:
-    """Steps, largest difference, why it is left out."""
+def _judge(name: str, shelf: Shelf, log_probs: LogProbs, bound: float, coarse: float) -> tuple[int, float, str]:
+    """Steps, largest difference, why it is left out. ``coarse``: the bound that holds between 16-bit numbers, nats."""
     try:
         trajectory = shelf[name]
         if not bound:
@@ -86,6 +86,8 @@ def _judge(name: str, shelf: Shelf, log_probs: LogProbs, bound: float) -> tuple[
         return len(trajectory), gap, ""
     recorded = "its recorded log-probs are not what the model that recorded it computes"
     said = f"{recorded}: step {step}, token {token} differs by {gap:.3g} nats, bound {bound:g}"
+    if gap <= coarse:
+        said += "; a policy that served in bfloat16 differs so: train in the number type that it served in"
     return 0, 0.0, f"{trajectory.path}: {said}"
 
 

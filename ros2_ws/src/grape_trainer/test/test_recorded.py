@@ -84,6 +84,7 @@ def test_edited_log_probs_are_refused_by_name_and_the_rest_trains(
     assert [one["episode_id"] for one in result.left_out] == names and result.pairs == 5
     reason = result.left_out[0]["reason"]
     assert names[0] in reason and "step 1, token 3 differs by 0.01 nats, bound 0.0001" in reason
+    assert "served in bfloat16" in reason
     assert capfd.readouterr().err.count("left out: ") == 1
     assert read_json(tmp_path / "out/left_out.json")["left_out"] == result.left_out
     manifest = read_manifest(tmp_path / "out/adapter")
