@@ -22,6 +22,8 @@ ROS = {
     "rclpy",
     "grape_interfaces",
     "control_msgs",
+    "controller_manager_msgs",
+    "franka_msgs",
     "std_msgs",
     "sensor_msgs",
     "geometry_msgs",
