@@ -7,8 +7,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from grape import console, evaluation, statistics
+from grape import console, evaluation
 from grape.workers import WorldWorkers
+from grape_episode import statistics
 from grape_policy.adapters import read_manifest
 from grape_trainer.gate import Bounds, judge
 from grape_trainer.loop import AlignConfig, AlignResult, Canary, Progress, Verdict, align

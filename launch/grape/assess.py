@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grape import charts, console, evaluation, report, statistics
+from grape import charts, console, evaluation, report
 from grape.evaluation import EvaluationError, Result
 from grape.workers import WorldWorkers
+from grape_episode import statistics
 
 
 def label(adapter: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from grape.statistics import CONFIDENCE, RESAMPLES, Difference
+from grape_episode.statistics import CONFIDENCE, RESAMPLES, Difference
 
 
 def clustered(first: ArrayLike, second: ArrayLike, seed: int = 0, span: float = 1.0) -> Difference:

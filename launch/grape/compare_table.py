@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from grape import evaluation, statistics
+from grape import evaluation
 from grape.clustered import clustered
 from grape.evaluation import Result
+from grape_episode import statistics
 
 SFT = "SFT"
 """The base model: the policy as supervised fine-tuning left it."""

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from grape import align, assess, console, demo_report, evaluation, live_swap, statistics
+from grape import align, assess, console, demo_report, evaluation, live_swap
 from grape.paths import root
 from grape.workers import WorldWorkers
+from grape_episode import statistics
 from grape_sim.tasks import SIM_TASKS
 from grape_trainer.loop import AlignConfig, AlignResult
 from grape_trainer.registry import Registry

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from grape import statistics
+from grape_episode import statistics
 
 
 class EvaluationError(Exception):

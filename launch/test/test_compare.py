@@ -16,11 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as hs
 
-from grape import compare, statistics
+from grape import compare
 from grape.clustered import clustered
 from grape.compare import CompareError, Comparison, Plan, policies
 from grape.compare_table import SFT, TrainedPolicy, table
 from grape.evaluation import Job, Result, grid
+from grape_episode import statistics
 from grape_policy.adapters import read_manifest
 from grape_policy.checkpoint import Vla, load_checkpoint
 from grape_policy.testing import write_random_checkpoint

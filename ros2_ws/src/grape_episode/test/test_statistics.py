@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as hs
 
-from grape import statistics as st
+from grape_episode import statistics as st
 
 
 @given(hs.integers(1, 400), hs.data())
