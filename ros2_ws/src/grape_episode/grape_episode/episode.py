@@ -18,6 +18,17 @@ TOKENS = 7
 
 GATE_NONE, GATE_ACCEPTED, GATE_VETOED = 0, 1, 2
 
+DEMONSTRATION = "demonstration: driven by a person"
+"""The note in an identity that says so: there are no steps of a policy."""
+PERSON_DROVE = "a person drove for part of it"
+"""Ends the detail of such an episode's outcome, and is why it does not train."""
+ENDED_BY_OPERATOR = "ended by the operator"
+"""Begins the detail of such an outcome."""
+OPERATOR, DEAD_MAN = "operator", "dead_man"
+"""Checks of the gate's that say nothing of a step: a person drives, or does not let the policy."""
+HOMING = "homing"
+"""Source of the operator's steps that are no person's."""
+
 
 class EpisodeError(Exception):
     """A bag that cannot be read as an episode. The text begins with the file's name."""
@@ -50,6 +61,11 @@ class Identity:
     code_version: str
     notes: tuple[str, ...]
     stamp: int = 0
+
+    @property
+    def demonstration(self) -> bool:
+        """Whether a person drove and no policy decided anything."""
+        return DEMONSTRATION in self.notes
 
 
 @dataclass(frozen=True)
@@ -138,7 +154,8 @@ class World:
 class Episode:
     """A whole rollout. ``tcp`` (N, 7) xyz and quaternion, ``gripper`` (N, 1) opening in metres,
     ``keypoints`` (N, K, 3), ``wrench`` (N, 6) force in N and torque in Nm, base frame. ``confidence`` (N, K) of each
-    keypoint, in [0, 1]; without samples where none was in doubt."""
+    keypoint, in [0, 1]; without samples where none was in doubt. ``operator`` (N, 7): the motions that a person
+    commanded, each of one operator period, as an action without its convention of rotation; NaN where it was none."""
 
     identity: Identity
     steps: tuple[Step, ...]
@@ -152,11 +169,22 @@ class Episode:
     problems: tuple[str, ...] = ()
     path: Path | None = None
     confidence: Series = field(default_factory=lambda: Series.empty(0))
+    operator: Series = field(default_factory=lambda: Series.empty(7))
 
     @property
     def complete(self) -> bool:
         """Fit to train on: it has an outcome, one adapter, and nothing is missing."""
         return not self.problems and self.outcome is not None and not self.outcome.mixed_adapter
+
+    @property
+    def driven(self) -> bool:
+        """Whether a person drove, if only for part of it: its end is then not the policy's."""
+        return self.identity.demonstration or len(self.operator) > 0
+
+    @property
+    def released(self) -> int | None:
+        """The first step that the gate refused because the dead-man's button was not held; None where there is none."""
+        return next((event.step for event in self.gate if event.verdict and event.check == DEAD_MAN), None)
 
     @property
     def images(self) -> NDArray[np.uint8]:
@@ -185,8 +213,10 @@ def step_problems(identity: Identity, steps: tuple[Step, ...], outcome: Outcome 
     indices = [step.index for step in steps]
     expected = range(outcome.steps if outcome else max(indices, default=-1) + 1)
     missing = sorted(set(expected) - set(indices))
-    if not steps:
+    if not steps and not identity.demonstration:
         problems.append("no steps")
+    elif not steps and not seen:
+        problems.append("no image")
     elif missing:
         problems.append(f"missing: {_name_steps(missing)}")
     if extra := sorted(set(indices) - set(expected)):

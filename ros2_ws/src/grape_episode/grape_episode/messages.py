@@ -12,6 +12,9 @@ from grape_episode.episode import TOKENS, GateEvent, Identity, Outcome, Step, Wo
 from grape_episode.geometry import Pose
 from grape_episode.topics import BASE_FRAME
 
+MOVE = 0
+"""OperatorStep.MOVE."""
+
 
 def stamp_of(message: Any) -> int:
     """Header stamp, nanoseconds."""

@@ -15,6 +15,8 @@ from grape_episode import messages, topics
 from grape_episode.bag import MAGIC, BagScan, Record
 from grape_episode.episode import (
     GATE_NONE,
+    HOMING,
+    TOKENS,
     CutOffError,
     Episode,
     EpisodeError,
@@ -143,7 +145,7 @@ class _Gather:
         self.worlds: list[tuple[int, World]] = []
         self.keypoints: list[Sample] = []
         self.samples: dict[str, tuple[list[int], list]] = {
-            topic: ([], []) for topic in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.WRENCH)
+            topic: ([], []) for topic in (topics.CURRENT_POSE, topics.JOINT_STATES, topics.WRENCH, topics.OPERATOR_STEP)
         }
         self.handlers: dict[str, Callable[[Any], None]] = {
             topics.EPISODE: self._identity,
@@ -155,6 +157,7 @@ class _Gather:
             topics.JOINT_STATES: self._joints,
             topics.KEYPOINTS: self._keypoints,
             topics.WRENCH: self._wrench,
+            topics.OPERATOR_STEP: self._operator,
         }
 
     def add(self, record: Record) -> None:
@@ -215,6 +218,12 @@ class _Gather:
             knuckle = message.position[list(message.name).index(topics.KNUCKLE_JOINT)]
             self._sample(topics.JOINT_STATES, message, (topics.gripper_width(float(knuckle)),))
 
+    def _operator(self, message: Any) -> None:
+        # whatever episode it names: it moved the arm within this one
+        if message.kind == messages.MOVE and message.source != HOMING:
+            whole = len(message.action) == TOKENS
+            self._sample(topics.OPERATOR_STEP, message, tuple(message.action) if whole else (np.nan,) * TOKENS)
+
     def _keypoints(self, message: Any) -> None:
         names = tuple(message.names)
         if len(message.points) != len(names):
@@ -271,6 +280,7 @@ class _Gather:
             problems=tuple(dict.fromkeys([*self.problems, *renamed, *problems, *notes])),
             path=self.file.parent,
             confidence=confidence,
+            operator=self._series(topics.OPERATOR_STEP, TOKENS),
         )
 
 

@@ -55,6 +55,8 @@ CAMERA = _qos(ReliabilityPolicy.RELIABLE, 5, DurabilityPolicy.VOLATILE)
 """Images, as realsense2_camera publishes them."""
 CLOCK = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
 JOINTS = _qos(ReliabilityPolicy.RELIABLE, 10, DurabilityPolicy.VOLATILE)
+JOY = _qos(ReliabilityPolicy.BEST_EFFORT, 10, DurabilityPolicy.VOLATILE)
+"""How the gamepad's messages are heard: joystick drivers differ in what they offer, and only the newest counts."""
 
 
 def recorder_qos(topic: str, lock_step: bool) -> QoSProfile:
@@ -63,7 +65,8 @@ def recorder_qos(topic: str, lock_step: bool) -> QoSProfile:
         return _qos(ReliabilityPolicy.BEST_EFFORT, 1000, DurabilityPolicy.VOLATILE)
     if topic == topics.EPISODE:
         return LATCHED
-    if topic == topics.HEARTBEAT:  # may be offered best effort; nothing is computed from it
+    # may be offered best effort; nothing is computed from them
+    if topic in (topics.HEARTBEAT, topics.JOY, topics.KEEP_OUT):
         return _qos(ReliabilityPolicy.BEST_EFFORT, 100, DurabilityPolicy.VOLATILE)
     return CAMERA if topic in (*topics.RAW_CAMERA, topics.CAMERA_INFO) else EVENT
 

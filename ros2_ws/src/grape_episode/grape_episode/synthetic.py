@@ -233,6 +233,7 @@ def _body(episode: Episode) -> Iterator[tuple[int, int, str, Any]]:
         (topics.JOINT_STATES, episode.gripper, _joints),
         (topics.WRENCH, episode.wrench, _wrench),
         (topics.KEYPOINTS, episode.keypoints, _keypoints),
+        (topics.OPERATOR_STEP, episode.operator, _operator),
     )
     for topic, series, make in makers:
         for stamp, values in zip(series.stamps.tolist(), series.values, strict=True):
@@ -274,6 +275,11 @@ def _wrench(message: Any, values: NDArray, series: Series) -> None:
 def _joints(message: Any, values: NDArray, series: Series) -> None:
     message.name = [topics.KNUCKLE_JOINT]
     message.position = np.array([knuckle_angle(float(values[0]))])
+
+
+def _operator(message: Any, values: NDArray, series: Series) -> None:
+    message.source, message.kind, message.rotation = "teleop", messages.MOVE, "axis_angle"
+    message.action = values.copy()
 
 
 def _keypoints(message: Any, values: NDArray, series: Series) -> None:

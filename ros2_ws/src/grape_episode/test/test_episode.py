@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grape_episode.episode import EpisodeError, Series, World, differences, step_problems
+from grape_episode.episode import (
+    DEMONSTRATION,
+    GATE_VETOED,
+    EpisodeError,
+    Series,
+    World,
+    differences,
+    step_problems,
+)
 from grape_episode.synthetic import make_episode
 
 EPISODE = make_episode(seed=2, steps=6)
@@ -38,6 +46,24 @@ def test_each_kind_of_damage_has_its_line():
     assert problems((), outcome=None)[0] == "no steps"
     other = replace(steps[3], base_hash="0" * 64)
     assert problems([*steps[:3], other, *steps[4:]])[0].startswith("the model changed at step 3")
+
+
+def test_a_demonstration_has_pictures_and_no_steps():
+    identity = replace(EPISODE.identity, notes=("seed 3", DEMONSTRATION))
+    outcome = replace(EPISODE.outcome, steps=0)
+    assert problems((), outcome, identity=identity) == []
+    assert problems((), outcome, seen=set(), identity=identity) == ["no image"]
+    assert problems((), outcome) == ["no steps"]
+    assert identity.demonstration and not EPISODE.identity.demonstration
+
+
+def test_who_moved_the_arm_is_known():
+    moves = Series(np.array([5, 6]), np.zeros((2, 7)))
+    assert not EPISODE.driven and replace(EPISODE, operator=moves).driven
+    assert replace(EPISODE, identity=replace(EPISODE.identity, notes=(DEMONSTRATION,))).driven
+    assert EPISODE.released is None
+    held = replace(EPISODE.gate[3], verdict=GATE_VETOED, check="dead_man")
+    assert replace(EPISODE, gate=(*EPISODE.gate[:3], held)).released == 3
 
 
 @settings(max_examples=60, deadline=None)

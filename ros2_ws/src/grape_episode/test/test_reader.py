@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcap.writer import Writer
 
-from grape_episode import reader, topics
+from grape_episode import messages, reader, topics
 from grape_episode.bag import Bag
-from grape_episode.episode import CutOffError, EpisodeError, differences
+from grape_episode.episode import CutOffError, EpisodeError, Series, differences
 from grape_episode.reader import find_bags, read_episode, read_identity
 from grape_episode.synthetic import episode_messages, make_episode, write_episode
-from grape_episode.typestore import typestore
+from grape_episode.typestore import blank, typestore
 
 
 def written(episode, path, keep=lambda topic, stamp: True, compression="zstd"):
@@ -39,15 +39,17 @@ def written(episode, path, keep=lambda topic, stamp: True, compression="zstd"):
     names=st.none() | st.lists(st.text("abc_", min_size=1, max_size=4), min_size=2, max_size=5, unique=True).map(tuple),
     text=st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=20),
     compression=st.sampled_from(["none", "lz4", "zstd"]),
+    drive=st.integers(0, 2),
 )
 def test_what_is_written_is_read_bit_for_bit(
-    tmp_path_factory, seed, steps, success, variant, samples, size, names, text, compression
+    tmp_path_factory, seed, steps, success, variant, samples, size, names, text, compression, drive
 ):
     episode = make_episode(
         seed, steps, success, variant=variant, samples_per_step=samples, image_size=size, keypoint_names=names
     )
     identity = replace(episode.identity, instruction=text, notes=(text, "", text), seed=2**64 - 1 - seed)
-    episode = replace(episode, identity=identity)
+    drove = Series(episode.tcp.stamps[:drive], np.random.default_rng(seed).normal(size=(drive, 7)))
+    episode = replace(episode, identity=identity, operator=drove)
     path = write_episode(episode, tmp_path_factory.mktemp("bags") / "bag", compression)
     back = read_episode(path)
     assert differences(replace(episode, path=path), back) == []
@@ -256,3 +258,34 @@ def test_things_that_change_while_the_policy_acts_are_a_problem(tmp_path):
     _, read = renamed(tmp_path, before=False, after=True)
     assert read.problems == ("the keypoints changed their names from carrot, plate to cup, saucer",)
     assert len(read.keypoints) == 8
+
+
+def operators_step(stamp, source="teleop", kind=0, length=7):
+    message = blank(topics.DATA_TYPES[topics.OPERATOR_STEP])
+    messages.fill_header(message, stamp)
+    message.source, message.kind, message.action = source, kind, np.full(length, 0.25)
+    return message
+
+
+def test_what_a_person_commanded_is_read_and_homing_is_not_of_them(tmp_path):
+    episode = make_episode(4, 3)
+    told = list(episode_messages(episode))
+    stamp = episode.steps[1].stamp
+    extra = [
+        operators_step(stamp - 2, "homing"),
+        operators_step(stamp),
+        operators_step(stamp + 1, kind=1),  # handing back is no motion
+        operators_step(stamp + 2, length=3),  # the gate refuses it; a person touched the stick all the same
+    ]
+    bag = Bag(tmp_path / "bag", "zstd")
+    joy, status, boxes = (blank(topics.DATA_TYPES[t]) for t in (topics.JOY, topics.ARM_STATUS, topics.KEEP_OUT))
+    others = [(topics.JOY, stamp, joy), (topics.ARM_STATUS, stamp, status), (topics.KEEP_OUT, stamp, boxes)]
+    entries = [*told[:-1], *((topics.OPERATOR_STEP, stamp, message) for message in extra), *others, told[-1]]
+    for n, (topic, _, message) in enumerate(entries):
+        name = topics.DATA_TYPES[topic]
+        bag.write(topic, name, bytes(typestore().serialize_cdr(message, name)), 1000 + n)
+    bag.close()
+    back = read_episode(bag.folder)
+    assert back.complete and back.driven
+    assert back.operator.stamps.tolist() == [stamp, stamp + 2]
+    assert np.all(back.operator.values[0] == 0.25) and np.all(np.isnan(back.operator.values[1]))

@@ -6,6 +6,7 @@ import signal
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import rclpy
 from grape_interfaces.msg import EpisodeRecord
@@ -15,8 +16,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.serialization import deserialize_message
 
 from grape_episode import ros, topics
-from grape_episode.episode import CutOffError, differences
-from grape_episode.reader import read_episode
+from grape_episode.bag import BagScan
+from grape_episode.episode import CutOffError, Series, differences
+from grape_episode.reader import bag_file, read_episode
 from grape_episode.recover import recover
 from grape_episode.synthetic import episode_messages, make_episode
 from grape_episode.testing import NodeProcess, free_domain, wait_for
@@ -117,6 +119,24 @@ def test_an_episode_over_topics_comes_back_bit_for_bit(world, recorder):
     back = read_episode(record.path)
     assert differences(replace(episode, path=back.path), back) == []
     assert record.bytes == sum(f.stat().st_size for f in back.path.iterdir())
+
+
+def test_what_a_person_did_is_recorded_and_nobody_has_to(world, recorder):
+    moves = make_episode(seed=6, steps=4).tcp.stamps[1:3]
+    episode = make_episode(seed=6, steps=4)
+    episode = replace(episode, operator=Series(moves, np.ones((2, 7))))
+    assert world.prepare(episode).accepted
+    for topic in (topics.JOY, topics.ARM_STATUS, topics.KEEP_OUT):
+        world.outputs[topic].publish(ros.message_class(topics.DATA_TYPES[topic])())
+    world.play(episode)
+    record = next_record(world, episode)
+    assert record.complete, record.problems
+    back = read_episode(record.path)
+    assert differences(replace(episode, path=back.path), back) == [] and back.driven
+    scan = BagScan(bag_file(back.path))
+    recorded = [found.topic for found in scan.records()]
+    for topic, times in ((topics.OPERATOR_STEP, 2), (topics.JOY, 1), (topics.ARM_STATUS, 1), (topics.KEEP_OUT, 1)):
+        assert recorded.count(topic) == times
 
 
 def test_the_steps_may_come_after_the_outcome(world, recorder):

@@ -93,6 +93,7 @@ def test_the_recorder_hears_every_publisher(lock_step):
         topics.DEPTH: ros.CAMERA,
         topics.CAMERA_INFO: ros.CAMERA,
         topics.JOINT_STATES: ros.JOINTS,
+        topics.JOY: ros.JOY,
     }
     for topic in topics.DATA_TYPES:
         verdict, reason = qos_check_compatible(offers.get(topic, ros.EVENT), ros.recorder_qos(topic, lock_step))

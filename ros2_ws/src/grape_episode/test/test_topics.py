@@ -6,13 +6,20 @@ from hypothesis import strategies as st
 
 from grape_episode import topics
 
-NO_DATA = {topics.CLOCK, topics.RECORD, topics.REPLAY, topics.GRIPPER_ACTION}
+# what the arm's own state says of the episode is in ArmStatus; the overlay is for the operator's eyes
+FOR_OTHERS = {topics.ROBOT_STATE, topics.RESET_OVERLAY}
+NO_DATA = {topics.CLOCK, topics.RECORD, topics.REPLAY, topics.GRIPPER_ACTION, *FOR_OTHERS}
 SERVICES = {
     topics.RESET_WORLD,
     topics.PREPARE_RECORDING,
     topics.RESET_GATE,
     topics.LOAD_ADAPTER,
     topics.ROLLBACK_ADAPTER,
+    topics.END_EPISODE,
+    topics.RECOVER_ROBOT,
+    topics.CONFIRM_RESET,
+    topics.ERROR_RECOVERY,
+    topics.CONTROLLER_MANAGER,
     topics.LIST_ADAPTERS,
     topics.RUN_EPISODE,
     topics.ALIGN,
