@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from grape_sim.errors import SimError
+from grape_sim.hand import OUTSIDE
 from grape_sim.tasks import SIM_TASKS, VARIANTS
 from grape_sim.world import World, WorldConfig
 
@@ -67,6 +68,8 @@ def _row(world: World, task: str, size: int, initial_state: int) -> NDArray[np.u
     seen = None
     for variant in VARIANTS:
         observation = world.reset(task, variant, initial_state)
+        if (path := world.scene.hand) is not None:  # it comes from outside: wait until it is there
+            world.advance(path.wait + (OUTSIDE + abs(path.reach)) / path.speed)
         seen = observation.color if seen is None else seen
         tiles.append(tile(world.render(size, size, shadows=True), f"{SIM_TASKS[task].instruction} [{variant}]"))
     assert seen is not None

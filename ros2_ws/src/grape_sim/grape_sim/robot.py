@@ -186,9 +186,9 @@ class Robot:
                 physicsClientId=self._client,
             )
 
-    def home(self) -> None:
-        """Put the arm at ``HOME_TCP`` with the gripper open, at rest."""
-        joints = kinematics.inverse(HOME_TCP, kinematics.REST, iterations=200)
+    def home(self, joints: Array | None = None) -> None:
+        """Put the arm at ``HOME_TCP``, or at ``joints`` (7,) radians, with the gripper open, at rest."""
+        joints = kinematics.inverse(HOME_TCP, kinematics.REST, iterations=200) if joints is None else joints
         for index, angle in zip(self._arm, joints, strict=True):
             pb.resetJointState(self.body, index, float(angle), 0.0, physicsClientId=self._client)
         for index in (self._knuckle, *(joint for joint, _ in self._mimics)):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from control_msgs.action import GripperCommand, ParallelGripperCommand
 from geometry_msgs.msg import Point, PoseStamped, WrenchStamped
-from grape_interfaces.msg import Keypoints, WorldStatus
+from grape_interfaces.msg import KeepOutBoxes, Keypoints, WorldStatus
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
@@ -56,6 +56,7 @@ class RobotTopics:
         self._wrench = create(WrenchStamped, topics.WRENCH, robot_state(lock_step))
         self._keypoints = create(Keypoints, topics.KEYPOINTS, EVENT)
         self._status = create(WorldStatus, topics.WORLD_STATUS, EVENT)
+        self._keep_out = create(KeepOutBoxes, topics.KEEP_OUT, EVENT)
         self._depth = create(Image, topics.DEPTH, CAMERA) if depth else None
         self._info = create(CameraInfo, topics.CAMERA_INFO, CAMERA)
         self._color = create(Image, topics.COLOR, CAMERA)
@@ -86,6 +87,16 @@ class RobotTopics:
         force, torque = wrench.wrench.force, wrench.wrench.torque
         force.x, force.y, force.z, torque.x, torque.y, torque.z = map(float, observation.wrench)
         self._wrench.publish(wrench)
+
+    def keep_outs(self, observation: Observation, stamp: int) -> None:
+        """The boxes of what moves; a message without any says that there is nothing, silence that nobody looks."""
+        boxes = observation.keep_outs
+        message = KeepOutBoxes(header=_header(stamp, topics.BASE_FRAME), names=[box.name for box in boxes])
+        message.low, message.high = (
+            [Point(x=x, y=y, z=z) for x, y, z in corners]
+            for corners in ([box.low for box in boxes], [box.high for box in boxes])
+        )
+        self._keep_out.publish(message)
 
     def judgement(self, observation: Observation, stamp: int, episode_id: str) -> None:
         """Keypoints, and what the world itself says of the episode."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from grape_sim import starts
 from grape_sim.errors import SimError
+from grape_sim.hand import HandPath, hand_path
 from grape_sim.objects import object_model
 from grape_sim.tasks import SIM_TASKS, VARIANTS, check_variant, sim_task
 
@@ -34,7 +36,9 @@ class Placement:
 
 @dataclass(frozen=True)
 class Scene:
-    """``obstacles`` and ``distractors`` are what nothing may touch; the first are in the way on purpose."""
+    """``obstacles`` and ``distractors`` are what nothing may touch; the first are in the way on purpose.
+
+    ``start``: joint angles (7,) radians at which the arm starts, None: at home; ``hand``: one that comes and goes."""
 
     task: str
     variant: str
@@ -43,6 +47,8 @@ class Scene:
     target: Placement
     obstacles: tuple[Placement, ...] = ()
     distractors: tuple[Placement, ...] = ()
+    start: tuple[float, ...] | None = None
+    hand: HandPath | None = None
 
     @property
     def placements(self) -> tuple[Placement, ...]:
@@ -76,7 +82,11 @@ def make_scene(task: str, variant: str, initial_state: int) -> Scene:
         target = Placement(spec.target, X_RANGE[1], sign * Y_RANGE[1], target.yaw)
     obstacles = (_between(rng, thing, target),) if variant == "obstacle" else ()
     distractors = _distractors(rng, task, thing, target) if variant == "distractors" else ()
-    return Scene(task, variant, initial_state, thing, target, obstacles, distractors)
+    start = {"near_limit": starts.near_limit, "near_edge": starts.near_edge}.get(variant)
+    joints = tuple(float(angle) for angle in start(rng)) if start else None
+    middle = (0.5 * (thing.x + target.x), 0.5 * (thing.y + target.y))
+    hand = hand_path(rng, middle) if variant == "moving_hand" else None
+    return Scene(task, variant, initial_state, thing, target, obstacles, distractors, joints, hand)
 
 
 def _place(

@@ -45,6 +45,7 @@ FIRST_STAMP = 1_000_000_000
 TICK = 0.01
 """Seconds of the world between two poses in real time."""
 JOINT_PERIOD = 1.0 / 30.0
+KEEP_OUT_PERIOD = 0.05
 LONGEST_LAG = 0.1
 """Seconds that the world may run behind the wall before it gives them up instead of catching up."""
 DEADLINE = 30.0
@@ -260,8 +261,8 @@ class SimNode(Node):
     def _pace(self, world: World) -> None:
         """Real time: the world follows the wall in ticks, and falls behind rather than jumping."""
         due, shown = time.monotonic(), world.time
-        camera, joints = _Every(self._camera_period), _Every(JOINT_PERIOD)
-        for rate in (camera, joints):
+        camera, joints, boxes = _Every(self._camera_period), _Every(JOINT_PERIOD), _Every(KEEP_OUT_PERIOD)
+        for rate in (camera, joints, boxes):
             rate.restart(shown)
         commanded: tuple[Pose, float] | None = None
         while not self._ending.is_set():
@@ -272,7 +273,7 @@ class SimNode(Node):
             if isinstance(job, _Reset):
                 self._reset(world, job)
                 due, shown = time.monotonic() + TICK, world.time
-                for rate in (camera, joints):
+                for rate in (camera, joints, boxes):
                     rate.restart(shown)
                 commanded = None
                 continue
@@ -288,7 +289,8 @@ class SimNode(Node):
             world.advance(shown - world.time)
             due = max(due + TICK, time.monotonic() - LONGEST_LAG)
             seen, felt = camera.due(world.time), joints.due(world.time)
-            self._publish(world, world.observe(color=seen, depth=seen and self._depth), seen or felt, seen)
+            observation = world.observe(color=seen, depth=seen and self._depth)
+            self._publish(world, observation, seen or felt, boxes.due(world.time), seen)
 
     def _reset(self, world: World, job: _Reset) -> None:
         try:
@@ -310,14 +312,16 @@ class SimNode(Node):
         """Everything of one observation; in lock-step its commit is awaited from here on."""
         with self._lock:
             self._awaited = _stamp(observation)
-        self._publish(world, observation, joints=True, color=True)
+        self._publish(world, observation, joints=True, boxes=True, color=True)
 
-    def _publish(self, world: World, observation: Observation, joints: bool, color: bool) -> None:
+    def _publish(self, world: World, observation: Observation, joints: bool, boxes: bool, color: bool) -> None:
         stamp = _stamp(observation)
         self._topics.clock(stamp)
         if joints:
             self._topics.joints(observation, stamp)
         self._topics.pose(observation, stamp)
+        if boxes:
+            self._topics.keep_outs(observation, stamp)
         self._gripper_server.update(observation.knuckle, observation.time)
         if color and observation.color is not None:
             self._topics.judgement(observation, stamp, self._episode_id)

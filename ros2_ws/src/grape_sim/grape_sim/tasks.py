@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from grape_sim.errors import SimError
 
-VARIANTS = ("clean", "distractors", "obstacle")
+VARIANTS = ("clean", "distractors", "obstacle", "near_limit", "near_edge", "moving_hand")
+"""A variant's place in the list enters the seed of its scenes: new ones come last."""
 
 
 @dataclass(frozen=True)

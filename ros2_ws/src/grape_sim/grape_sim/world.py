@@ -16,6 +16,7 @@ from grape_episode.geometry import Array, Pose
 from grape_sim import textures as tx
 from grape_sim.camera import Camera, CameraConfig, View
 from grape_sim.errors import SimError
+from grape_sim.hand import Hand, KeepOut
 from grape_sim.judge import Cast, Judge, JudgeConfig
 from grape_sim.meshes import write_png
 from grape_sim.models import write_object
@@ -64,7 +65,8 @@ class Observation:
     ``color`` (H, W, 3) uint8 RGB; ``depth`` (H, W) float32 metres, 0 where nothing is; ``tcp`` in the base frame;
     ``gripper_width`` metres; ``joints`` (7,) radians and ``joint_velocities`` (7,) radians per second of the arm;
     ``knuckle`` radians; ``wrench`` (6,) newtons and newton metres about the TCP, base-frame axes; ``keypoints`` (K, 3)
-    metres, base frame: object, target, then obstacles; ``status`` is the world's own judgement.
+    metres, base frame: object, target, then obstacles; ``status`` is the world's own judgement;
+    ``keep_outs``: boxes around what moves and must not be touched.
     """
 
     time: float
@@ -79,6 +81,7 @@ class Observation:
     keypoints: Array
     keypoint_names: tuple[str, ...]
     status: WorldTruth
+    keep_outs: tuple[KeepOut, ...] = ()
 
 
 class World:
@@ -108,7 +111,7 @@ class World:
     # -- the episode ---------------------------------------------------------------------------------------------
 
     def reset(self, task: str, variant: str = "clean", initial_state: int = 0) -> Observation:
-        """Build the scene anew and put the arm at home. Raises SimError for an unknown task, variant or state.
+        """Build the scene anew and put the arm where it starts. Raises SimError for an unknown task, variant or state.
 
         Everything is loaded afresh, so that nothing of an earlier episode is left: the same arguments give the same
         scene and, under the same commands, the same episode, bit for bit. Simulated time goes on.
@@ -128,6 +131,9 @@ class World:
         self._table = self._load_table()
         self.robot = Robot(client, self._robot_urdf, self._timestep)
         self.bodies = [self._load(placement) for placement in scene.placements]
+        if scene.start is not None:
+            self.robot.home(np.array(scene.start))
+        self._hand = Hand(client, scene.hand) if scene.hand is not None else None
         self._scene, self._task = scene, sim_task(task)
         self._since_reset = 0
         thing, target = object_model(scene.object.model), object_model(scene.target.model)
@@ -139,7 +145,7 @@ class World:
             object=self.bodies[0],
             target=self.bodies[1],
             table=self._table,
-            forbidden=tuple(self.bodies[2:]),
+            forbidden=(*self.bodies[2:], *(self._hand.bodies if self._hand else ())),
             inside=target.inside,
             square=target.square,
             surface=target.surface,
@@ -170,11 +176,15 @@ class World:
         self._check_scene()
         for _ in range(round(seconds / self._timestep)):
             self.robot.apply()
+            if self._hand is not None:
+                self._hand.step(self._timestep, self.robot.body)
             pb.stepSimulation(physicsClientId=self.client)
             self._steps += 1
             self._since_reset += 1
             if self._since_reset % self.config.judge_stride == 0:
                 self.judge.update()
+                if self._hand is not None:  # it comes and goes within a control period
+                    self.judge.measure_clearance()
         self._after_steps()
 
     def observe(self, color: bool = True, depth: bool | None = None) -> Observation:
@@ -198,6 +208,7 @@ class World:
             keypoints=self.keypoints(),
             keypoint_names=self.keypoint_names,
             status=self.judge.status(),
+            keep_outs=self._hand.keep_outs() if self._hand else (),
         )
 
     # -- what there is -------------------------------------------------------------------------------------------

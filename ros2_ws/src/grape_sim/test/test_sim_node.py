@@ -14,7 +14,7 @@ import pytest
 import rclpy
 from control_msgs.action import GripperCommand, ParallelGripperCommand
 from geometry_msgs.msg import PoseStamped, WrenchStamped
-from grape_interfaces.msg import GateStatus, Keypoints, StepCommit, WorldStatus
+from grape_interfaces.msg import GateStatus, KeepOutBoxes, Keypoints, StepCommit, WorldStatus
 from grape_interfaces.srv import ResetWorld
 from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -42,6 +42,7 @@ OUTPUTS = {
     topics.WRENCH: WrenchStamped,
     topics.KEYPOINTS: Keypoints,
     topics.WORLD_STATUS: WorldStatus,
+    topics.KEEP_OUT: KeepOutBoxes,
 }
 GRIPPERS = {True: GripperCommand, False: ParallelGripperCommand}
 
@@ -200,6 +201,7 @@ def test_an_observation_is_one_instant(lock: Lab) -> None:
         (topics.CURRENT_POSE, topics.BASE_FRAME),
         (topics.WRENCH, topics.BASE_FRAME),
         (topics.KEYPOINTS, topics.BASE_FRAME),
+        (topics.KEEP_OUT, topics.BASE_FRAME),
     ):
         assert seen[topic].header.frame_id == frame
     assert (seen[topics.COLOR].encoding, seen[topics.DEPTH].encoding) == ("rgb8", "16UC1")
@@ -336,3 +338,28 @@ def test_a_second_simulator_and_wrong_parameters_are_refused(lock: Lab, tmp_path
         line = process.output.splitlines()[-1]
         assert line.startswith("grape_sim: ") and text in line, process.output
     assert lock.reset().accepted
+
+
+def test_keep_outs_come_with_every_observation_and_follow_the_hand(lock: Lab) -> None:
+    stamp = stamp_ns(lock.reset("carrot_on_plate", "clean", 0).first_observation)
+    assert lock.at(topics.KEEP_OUT, stamp).names == [], "nothing is there, and that is said"
+    stamp = stamp_ns(lock.reset("carrot_on_plate", "moving_hand", 0).first_observation)
+    seen = [lock.at(topics.KEEP_OUT, stamp)]
+    for _ in range(20):
+        stamp = lock.step(stamp, (0.42, 0.0, 0.3))
+        seen.append(lock.at(topics.KEEP_OUT, stamp))
+    for message in seen:
+        assert message.names == ["palm", "forearm"] and len(message.low) == len(message.high) == 2
+        assert all(low.y < high.y for low, high in zip(message.low, message.high, strict=True))
+    assert max(message.low[0].y for message in seen) - min(message.low[0].y for message in seen) > 0.3
+
+
+def test_in_real_time_keep_outs_come_20_times_a_second_of_the_world(real: Lab) -> None:
+    start = stamp_ns(real.reset("carrot_on_plate", "moving_hand", 0).first_observation)
+
+    def later() -> list[int]:
+        return [stamp for stamp in map(stamp_of, list(real.heard[topics.KEEP_OUT])) if stamp > start]
+
+    stamps = wait_for(lambda: later() if len(later()) > 20 else None, "21 keep-outs")
+    gaps = np.diff(stamps) * 1e-9
+    assert np.median(gaps) == pytest.approx(0.05, abs=0.011) and gaps.max() < 0.08
