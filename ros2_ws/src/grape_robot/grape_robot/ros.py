@@ -1,18 +1,29 @@
-"""What the gate says to the arm: target poses to crisp's controller, goals to the Robotiq's, and who else does."""
+"""The bridges to the arm: target poses to crisp's controller, goals to the Robotiq's, and what the arm and its
+controller manager say of themselves."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from control_msgs.action import GripperCommand, ParallelGripperCommand
+from controller_manager_msgs.srv import ListControllers
+from franka_msgs.msg import Errors, FrankaRobotState
 from geometry_msgs.msg import PoseStamped
 from rclpy.action import ActionClient
 from rclpy.action.graph import get_action_server_names_and_types_by_node
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.serialization import deserialize_message
+from rclpy.task import Future
 
 from grape_episode import topics
 from grape_episode.geometry import Pose
-from grape_episode.ros import COMMAND, pose_to_msg, set_stamp
+from grape_episode.ros import COMMAND, pose_to_msg, robot_state, set_stamp, stamp_ns
+from grape_robot.franka import ACTIVE, RobotMode, controller_state, raised
+
+T = TypeVar("T")
 
 GRIPPER_TYPES = {
     "control_msgs/action/GripperCommand": GripperCommand,
@@ -122,3 +133,108 @@ class GripperBridge:
         done, self._done = self._done, None
         if done is not None:
             done(reason)
+
+
+class Newest(Generic[T]):
+    """The newest message of a topic, decoded when it is read.
+
+    The arm's topics come at 1 kHz. Decoding each FrankaRobotState takes rclpy more than half a core, keeping the bytes
+    of the newest a quarter; the last one before a silence is kept too."""
+
+    def __init__(self, node: Node, kind: type[T], topic: str, qos: QoSProfile) -> None:
+        self._kind = kind
+        self._bytes: bytes | None = None
+        self._heard = 0.0
+        self._read: tuple[T, float] | None = None
+        node.create_subscription(kind, topic, self._on_bytes, qos, raw=True)
+
+    def _on_bytes(self, data: bytes) -> None:
+        self._bytes, self._heard = data, time.monotonic()
+
+    def read(self) -> tuple[T, float] | None:
+        """The message and when it was heard, seconds of the steady clock; None before the first one."""
+        if self._bytes is not None:
+            self._read = deserialize_message(self._bytes, self._kind), self._heard
+            self._bytes = None
+        return self._read
+
+
+class RobotModeBridge:
+    """The arm's mode and errors, from franka_robot_state_broadcaster. Best effort: that hears every kind of sender."""
+
+    def __init__(self, node: Node, topic: str = topics.ROBOT_STATE) -> None:
+        self._names = tuple(Errors.get_fields_and_field_types())
+        self._newest = Newest(node, FrankaRobotState, topic, robot_state(lock_step=False))
+        self._message: FrankaRobotState | None = None
+        self._last: RobotMode | None = None
+
+    @property
+    def last(self) -> RobotMode | None:
+        """The newest mode; None: never heard."""
+        read = self._newest.read()
+        if read is not None and read[0] is not self._message:
+            self._message, heard = read
+            errors = raised({name: getattr(self._message.current_errors, name) for name in self._names})
+            stamp = stamp_ns(self._message.header.stamp)
+            self._last = RobotMode(int(self._message.robot_mode), errors, stamp, heard)
+        return self._last
+
+
+class ControllerBridge:
+    """Whether one controller is active, as the controller manager says when asked.
+
+    Call ``poll`` from a timer: it asks every ``period`` seconds and never waits; an answer that has not come within
+    ``patience`` seconds is given up and asked for anew."""
+
+    def __init__(
+        self,
+        node: Node,
+        controller: str,
+        period: float = 0.15,
+        patience: float = 0.5,
+        manager: str = topics.CONTROLLER_MANAGER,
+    ) -> None:
+        self.controller = controller
+        self.service = f"{manager}/list_controllers"
+        self._client = node.create_client(ListControllers, self.service)
+        self._period, self._patience = period, patience
+        self._asked = float("-inf")
+        self._future: Future | None = None
+        self.state = ""
+        """``active``, ``inactive`` or another of its states; ``not loaded``; "" before the first answer."""
+        self.heard: float | None = None
+        """When the question was asked that was answered last, seconds of the steady clock; None: never."""
+
+    @property
+    def active(self) -> bool | None:
+        """By the last answer, however old it is; None: unknown."""
+        return None if self.heard is None else self.state == ACTIVE
+
+    @property
+    def line(self) -> str:
+        """What is known, in one line."""
+        if self.heard is None:
+            return f"{self.service} has not answered"
+        return f"controller {self.controller} is {self.state}"
+
+    def poll(self) -> None:
+        now = time.monotonic()
+        if self._future is not None:
+            if now < self._asked + self._patience:
+                return
+            self._client.remove_pending_request(self._future)
+            self._future = None
+        if now < self._asked + self._period or not self._client.service_is_ready():
+            return
+        self._asked = now
+        self._future = self._client.call_async(ListControllers.Request())
+        self._future.add_done_callback(self._answered)
+
+    def _answered(self, future: Future) -> None:
+        if future is not self._future:
+            return
+        self._future = None
+        if future.cancelled() or future.exception() is not None:
+            return
+        states = ((controller.name, controller.state) for controller in future.result().controller)
+        self.state, self.heard = controller_state(states, self.controller), self._asked
