@@ -22,16 +22,21 @@ def root() -> Path:
 
 
 def params(name: str) -> Path:
-    """A file of launch/params, from the source tree or from the installed share folder. Raises PathError."""
-    source = Path(__file__).resolve().parents[1] / "params" / name
+    """A file of launch/params. Raises PathError."""
+    return shipped("params", name)
+
+
+def shipped(folder: str, name: str) -> Path:
+    """A file in a ``folder`` of launch/, from the source tree or from the installed share folder. Raises PathError."""
+    source = Path(__file__).resolve().parents[1] / folder / name
     if source.exists():
         return source
     from ament_index_python.packages import get_package_share_directory
 
-    installed = Path(get_package_share_directory("grape")) / "params" / name
+    installed = Path(get_package_share_directory("grape")) / folder / name
     if installed.exists():
         return installed
-    raise PathError(f"{source}: no such parameter file")
+    raise PathError(f"{source}: no such file")
 
 
 def default_model() -> Path:

@@ -7,7 +7,6 @@ from typing import Any
 
 import yaml
 
-from grape_reward.errors import RewardError
 from grape_reward.files import read_bounded
 from grape_reward.printable import one_line
 
@@ -33,7 +32,7 @@ class _Loader(UniqueLoader):
         return super().compose_node(parent, index)
 
 
-def read_yaml(path: Path, error: type[RewardError]) -> Any:
+def read_yaml(path: Path, error: type[Exception]) -> Any:
     """What a YAML file says. Raises ``error`` naming a file that cannot be read or is no YAML, with the place."""
     data = read_bounded(path, _MAX_BYTES, error)
     try:
