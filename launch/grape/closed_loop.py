@@ -131,6 +131,7 @@ class _Ports:
     def __init__(self, world: World, engine: Engine, processor, rotation: str, profile: GateProfile, inbox: Inbox):
         self._world, self._engine, self._processor, self._rotation = world, engine, processor, rotation
         self._profile, self._inbox = profile, inbox
+        self._arm = gate.ArmModel.of(profile)
         self._gate = gate.GateState()
         self._seen: Observation | None = None
         self._observations: list[Observation] = []
@@ -195,13 +196,8 @@ class _Ports:
             frame=self._profile.frame,
             action=tuple(step.action),
             rotation=step.rotation,
-            measured=step.tcp,
-            measured_stamp=step.stamp,
-            measured_frame=self._profile.frame,
-            now_stamp=step.stamp,
-            now=step.stamp * 1e-9,
         )
-        verdict, self._gate = gate.judge(self._profile, self._gate, request)
+        verdict, self._gate = gate.judge(self._profile, self._arm, self._gate, request, self._senses(step))
         number = 1 if verdict.accepted else 2
         if verdict.accepted and verdict.target is not None and verdict.gripper is not None:
             self._world.set_target(verdict.target, verdict.gripper)
@@ -223,6 +219,26 @@ class _Ports:
         self._observe(self._world.observe())
         said = (identity.episode_id, int(self._gate.mode), step.index, number, verdict.check, verdict.reason)
         self._inbox.put_gate(GateSample(0.0, *said))
+
+    def _senses(self, step: Step) -> gate.Senses:
+        """What the gate senses of a world that stands still between two steps."""
+        seen, now = self._seen, step.stamp * 1e-9
+        assert seen is not None
+        return gate.Senses(
+            now=now,
+            now_stamp=step.stamp,
+            measured=step.tcp,
+            measured_stamp=step.stamp,
+            measured_frame=self._profile.frame,
+            joints=tuple(seen.joints.tolist()),
+            joints_stamp=step.stamp,
+            wrench=tuple(np.asarray(seen.wrench, np.float64).tolist()),
+            wrench_stamp=step.stamp,
+            robot_mode=gate.MOVE,
+            robot_mode_heard=now,
+            controller_active=True,
+            controller_heard=now,
+        )
 
     def feedback(self, step: Step, stage: int) -> None:
         """Nobody listens."""

@@ -1,52 +1,77 @@
 """The gate's checks, by name: what refuses a step. Each says "" or one line with the number and the limit.
 
-``INTEGRITY`` asks whether this is a step to look at, ``MOTION`` whether the arm may go there.
+``PROPER`` asks whether this is a step to look at, ``ABLE`` whether the arm may move at all now, ``MOTION`` and
+``posture`` whether it may go there.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-
-import numpy as np
+from collections.abc import Callable, Iterable
 
 from grape_episode.geometry import Pose
-from grape_robot.integrate import ROTATIONS
-from grape_robot.profile import GateProfile
-from grape_robot.state import GateState, Mode, StepRequest, is_pose
+from grape_robot.arm_model import ArmModel
+from grape_robot.boxes import Box
+from grape_robot.integrate import ROTATIONS, apart
+from grape_robot.profile import JOINTS, GateProfile
+from grape_robot.sensed import dead_man, stop_cause, unfit, unheard
+from grape_robot.state import POLICY, SOURCES, TELEOP, Authority, GateState, Mode, Senses, StepRequest
 
 _ROUNDING = 1e-9
 """Slack of the speed comparison, m/s and rad/s: a step of exactly the limit must not fail by its last bit."""
 
+Check = Callable[[GateProfile, GateState, StepRequest, Senses], str]
 
-def _stopped(profile: GateProfile, state: GateState, request: StepRequest) -> str:
+
+def _stopped(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
     return f"the gate has stopped ({state.check}: {state.reason})" if state.mode is Mode.STOPPED else ""
 
 
-def _episode(profile: GateProfile, state: GateState, request: StepRequest) -> str:
-    if state.mode is Mode.IDLE:
+def _episode(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
+    if request.episode_id == state.episode_id and (request.episode_id or request.source != POLICY):
+        return ""
+    if request.source != POLICY and not request.episode_id:
+        return ""
+    if not state.episode_id:
         return f"step of episode {request.episode_id!r}, and no episode is announced"
-    if request.episode_id != state.episode_id:
-        return f"step of episode {request.episode_id!r}, armed for {state.episode_id!r}"
-    return ""
+    return f"step of episode {request.episode_id!r}, armed for {state.episode_id!r}"
 
 
-def _order(profile: GateProfile, state: GateState, request: StepRequest) -> str:
-    return "" if request.step == state.next_step else f"step {request.step}, expected {state.next_step}"
+def _order(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
+    if request.source == POLICY:
+        return "" if request.step == state.next_step else f"step {request.step}, expected {state.next_step}"
+    # after a silence the source may have been started again, and counts from 0
+    silent = state.last_operator is None or senses.now - state.last_operator > profile.operator_timeout
+    if request.source != state.operator or request.step > state.operator_sequence or silent:
+        return ""
+    return f"{request.source} step {request.step}, after {state.operator_sequence}"
 
 
-def _frame(profile: GateProfile, state: GateState, request: StepRequest) -> str:
+def _operator(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
+    """Whether its source may drive: a person outranks the homing, and both outrank the policy."""
+    if request.source not in SOURCES:
+        return f"source {request.source!r}, expected one of {', '.join(SOURCES)}"
+    if request.source != POLICY and state.lock_step:
+        return f"{request.source} steps are refused in lock-step"
+    if state.authority is not Authority.OPERATOR or request.source in (state.operator, TELEOP):
+        return ""
+    return f"{state.operator} drives, and has not handed back"
+
+
+def _frame(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
     return "" if request.frame == profile.frame else f"step in frame {request.frame!r}, expected {profile.frame!r}"
 
 
-def _finite(profile: GateProfile, state: GateState, request: StepRequest) -> str:
+def _finite(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
     if len(request.action) != 7:
         return f"action has {len(request.action)} values, expected 7"
-    bad = [i for i, value in enumerate(request.action) if not np.isfinite(value)]
-    return f"action[{bad[0]}] is {request.action[bad[0]]}" if bad else ""
+    for index, value in enumerate(request.action):
+        if not math.isfinite(value):
+            return f"action[{index}] is {value}"
+    return ""
 
 
-def _rotation(profile: GateProfile, state: GateState, request: StepRequest) -> str:
+def _rotation(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
     if request.rotation not in ROTATIONS:
         return f"rotation {request.rotation!r}, expected one of {', '.join(ROTATIONS)}"
     # beyond half a turn the same pose is reached by a smaller one: the speed could not be told from the pose
@@ -54,81 +79,165 @@ def _rotation(profile: GateProfile, state: GateState, request: StepRequest) -> s
     return f"rotates by {largest:.4g} rad in one step, limit pi" if largest > math.pi else ""
 
 
-def _age(profile: GateProfile, state: GateState, request: StepRequest) -> str:
-    return _too_old("observation", request.stamp, profile, request)
+def _age(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
+    age = (senses.now_stamp - request.stamp) / 1e9
+    limit = period(profile, request) + profile.age_margin
+    if age > limit:
+        return f"observation is {age:.3f} s old, limit {limit:.3f} s"
+    if -age > profile.ahead_margin:
+        return f"observation is stamped {-age:.3f} s ahead, limit {profile.ahead_margin:.3f} s"
+    return ""
 
 
-def _heartbeat(profile: GateProfile, state: GateState, request: StepRequest) -> str:
-    if state.lock_step:
+def _heartbeat(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
+    if state.lock_step or request.source != POLICY:
         return ""
     if state.last_heartbeat is None:
         return "no heartbeat of the policy was ever heard"
-    silence = request.now - state.last_heartbeat
+    silence = senses.now - state.last_heartbeat
     if silence > profile.heartbeat_timeout:
         return f"no heartbeat for {silence:.3f} s, limit {profile.heartbeat_timeout:.3f} s"
     return ""
 
 
-def _state(profile: GateProfile, state: GateState, request: StepRequest) -> str:
-    if request.measured is None:
-        return "the measured TCP is unknown"
-    if request.measured_frame != profile.frame:
-        return f"the measured TCP is in frame {request.measured_frame!r}, expected {profile.frame!r}"
-    if not is_pose(request.measured):
-        pose = request.measured
-        return f"the measured TCP is no pose: position {pose.position}, quaternion {pose.quaternion}"
-    return _too_old("measured TCP", request.measured_stamp, profile, request)
+def able(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> tuple[str, str, bool]:
+    """Whether the arm may move at all now: check and line, "" where it may, and whether the gate stops for it."""
+    reason = _heartbeat(profile, state, request, senses)
+    if reason:
+        return "heartbeat", reason, False
+    name, reason = stop_cause(profile, senses)
+    if name:
+        return name, reason, True
+    reason = dead_man(profile, senses)
+    if reason:
+        return "dead_man", reason, False
+    name, reason = unfit(profile, senses)
+    if name:
+        return name, reason, False
+    name, reason, _ = unheard(profile, senses, senses.now_stamp)
+    return name, reason, False
 
 
-def _too_old(what: str, stamp: int, profile: GateProfile, request: StepRequest) -> str:
-    age = (request.now_stamp - stamp) / 1e9
-    limit = profile.control_period + profile.age_margin
-    if age > limit:
-        return f"{what} is {age:.3f} s old, limit {limit:.3f} s"
-    if -age > profile.ahead_margin:
-        return f"{what} is stamped {-age:.3f} s ahead, limit {profile.ahead_margin:.3f} s"
-    return ""
+def period(profile: GateProfile, request: StepRequest) -> float:
+    """Seconds that a step of this source lasts."""
+    return profile.control_period if request.source == POLICY else profile.operator_period
 
 
-def _speed(profile: GateProfile, start: Pose, target: Pose) -> str:
-    speed = start.distance(target) / profile.control_period
-    if not speed <= profile.max_speed + _ROUNDING:
-        return f"{speed:.4f} m/s, limit {profile.max_speed:.4f} m/s"
-    turning = start.angle(target) / profile.control_period
+def too_fast(profile: GateProfile, start: Pose, target: Pose, seconds: float) -> tuple[str, float]:
+    """Why the way is too fast for ``seconds``, or ""; and the part of it that is not."""
+    distance, turn = apart(start, target)
+    speed, turning = distance / seconds, turn / seconds
+    reason, part = "", 1.0
+    # written so that what is no number is too fast
     if not turning <= profile.max_rotation_speed + _ROUNDING:
-        return f"{turning:.4f} rad/s, limit {profile.max_rotation_speed:.4f} rad/s"
-    return ""
+        reason = f"{turning:.4f} rad/s, limit {profile.max_rotation_speed:.4f} rad/s"
+        part = profile.max_rotation_speed / turning
+    if not speed <= profile.max_speed + _ROUNDING:
+        reason = f"{speed:.4f} m/s, limit {profile.max_speed:.4f} m/s"
+        part = min(part, profile.max_speed / speed)
+    return reason, part
 
 
-def _box(profile: GateProfile, start: Pose, target: Pose) -> str:
-    for axis, value, low, high in zip("xyz", target.position, profile.box.low, profile.box.high, strict=True):
+def box(profile: GateProfile, target: Pose) -> str:
+    """Whether the target is in the workspace."""
+    for axis, value, low, high in zip("xyz", target.position.tolist(), profile.box.low, profile.box.high, strict=True):
         if not low <= value <= high:
             return f"{axis} = {value:.4f} m, limits {low:.4f} to {high:.4f} m"
     return ""
 
 
-def _keep_out(profile: GateProfile, start: Pose, target: Pose) -> str:
-    for box in profile.keep_out:
+def keep_outs(profile: GateProfile, senses: Senses) -> tuple[Box, ...]:
+    """Those of the profile, and those that move where the profile hears them."""
+    if not profile.moving_keep_out or senses.keep_out is None:
+        return profile.keep_out
+    return (*profile.keep_out, *senses.keep_out)
+
+
+def keep_out(profile: GateProfile, boxes: Iterable[Box], start: Pose, target: Pose) -> str:
+    """Whether the straight way to the target stays out of all ``boxes``."""
+    margin = profile.keep_out_margin
+    a, b = start.position.tolist(), target.position.tolist()
+    for forbidden in boxes:
         # an arm that finds itself inside must be able to leave
-        leaving = box.contains(start.position) and not box.contains(target.position)
-        if not leaving and box.crosses(start.position, target.position):
-            return f"the way to {np.round(target.position, 4).tolist()} m touches {box.name}"
+        leaving = forbidden.contains(a, margin) and not forbidden.contains(b, margin)
+        if not leaving and forbidden.crosses(a, b, margin):
+            return f"the way to {[round(value, 4) for value in b]} m touches {forbidden.name}"
     return ""
 
 
-INTEGRITY: tuple[tuple[str, Callable[[GateProfile, GateState, StepRequest], str]], ...] = (
+def posture(
+    profile: GateProfile, arm: ArmModel | None, boxes: tuple[Box, ...], senses: Senses, target: Pose
+) -> tuple[str, str]:
+    """The joints that the target asks for: check and line, "" where they are allowed.
+
+    They are predicted by one damped least-squares step from the measured ones (see ``ArmModel.reach``)."""
+    if not profile.needs_model:
+        return "", ""
+    if arm is None or senses.joints is None or senses.measured is None:
+        return "joints", "the joints that the target asks for cannot be told"
+    now = senses.joints
+    there = arm.reach(now, senses.measured, target)
+    if profile.watch_joints:
+        reason = _joints(profile, now, there)
+        if reason:
+            return "joints", reason
+    if profile.keep_out_links:
+        reason = _links(profile, arm, boxes, now, there)
+        if reason:
+            return "links", reason
+    return "", ""
+
+
+def _joints(profile: GateProfile, now: tuple[float, ...], there: tuple[float, ...]) -> str:
+    lows, highs, margin = profile.joint_limits.low, profile.joint_limits.high, profile.joint_limit_margin
+    for joint in range(JOINTS):
+        angle, step = there[joint], there[joint] - now[joint]
+        if not abs(step) <= profile.max_joint_step:
+            return f"joint {joint + 1} would turn by {step:.3f} rad, limit {profile.max_joint_step:.3f} rad"
+        low, high = lows[joint] + margin, highs[joint] - margin
+        # an arm that finds itself beyond the margin must be able to come back
+        if not low <= angle <= high and not (step > 0.0 and angle < low) and not (step < 0.0 and angle > high):
+            return f"joint {joint + 1} would be at {angle:.3f} rad, limits {low:.3f} to {high:.3f} rad"
+    return ""
+
+
+def _links(
+    profile: GateProfile, arm: ArmModel, boxes: tuple[Box, ...], now: tuple[float, ...], there: tuple[float, ...]
+) -> str:
+    floor, margin = profile.box.low[2], profile.keep_out_margin
+    touched: list[tuple[int, Box | None]] = []
+    for index, (sphere, centre) in enumerate(zip(arm.spheres, arm.centres(there), strict=True)):
+        radius = sphere.radius + margin
+        if centre[2] - sphere.radius < floor:
+            touched.append((index, None))
+        for forbidden in boxes:
+            if forbidden.contains(centre, radius) and forbidden.distance(centre) <= radius:
+                touched.append((index, forbidden))
+    if not touched:
+        return ""
+    before, after = arm.centres(now), arm.centres(there)
+    for index, obstacle in touched:
+        # an arm that is there already must be able to leave: it may move if that takes it further away
+        was, is_ = before[index], after[index]
+        gained = is_[2] - was[2] if obstacle is None else obstacle.distance(is_) - obstacle.distance(was)
+        inside = (
+            was[2] - arm.spheres[index].radius < floor
+            if obstacle is None
+            else (obstacle.distance(was) <= arm.spheres[index].radius + margin)
+        )
+        if not (inside and gained > 0.0):
+            what = "the floor of the box" if obstacle is None else obstacle.name
+            return f"{arm.spheres[index].link} would touch {what}"
+    return ""
+
+
+PROPER: tuple[tuple[str, Check], ...] = (
     ("stopped", _stopped),
     ("episode", _episode),
     ("order", _order),
+    ("operator", _operator),
     ("frame", _frame),
     ("finite", _finite),
     ("rotation", _rotation),
     ("age", _age),
-    ("heartbeat", _heartbeat),
-    ("state", _state),
-)
-MOTION: tuple[tuple[str, Callable[[GateProfile, Pose, Pose], str]], ...] = (
-    ("speed", _speed),
-    ("box", _box),
-    ("keep_out", _keep_out),
 )

@@ -1,4 +1,4 @@
-"""The last gate before the arm, as pure functions over a state. It refuses; it never clamps.
+"""The last gate before the arm, as pure functions over a state. It refuses; it never changes a direction.
 
 A step is judged by the named checks of ``grape_robot.checks``, in their order. Watchdog times are
 seconds on one clock of the caller's choice; stamps are ROS time in nanoseconds.
@@ -8,28 +8,41 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from grape_robot.checks import INTEGRITY, MOTION
-from grape_robot.integrate import anchor, integrate
-from grape_robot.profile import Box, GateProfile, ProfileError, load_profile
-from grape_robot.state import GateState, Mode, StepRequest, Verdict, is_pose
+import numpy as np
+
+from grape_episode.geometry import Pose
+from grape_robot import checks, quaternions, sensed
+from grape_robot.arm_model import ArmModel
+from grape_robot.boxes import Box, LinkSphere
+from grape_robot.integrate import anchor, moved
+from grape_robot.profile import GateProfile, ProfileError, load_profile
+from grape_robot.sensed import MOVE
+from grape_robot.state import POLICY, TELEOP, Authority, GateState, Mode, Senses, StepRequest, Verdict, is_pose
 
 __all__ = [
+    "MOVE",
+    "ArmModel",
+    "Authority",
     "Box",
     "GateProfile",
     "GateState",
+    "LinkSphere",
     "Mode",
     "ProfileError",
+    "Senses",
     "StepRequest",
     "Verdict",
     "arm",
     "decline",
     "disarm",
     "gripper_goal",
+    "hand_back",
     "heartbeat",
     "is_pose",
     "judge",
     "load_profile",
     "reset",
+    "reset_refusal",
     "stop",
     "tick",
 ]
@@ -40,24 +53,45 @@ depend on the rounding of large times."""
 
 
 def arm(state: GateState, episode_id: str, lock_step: bool) -> GateState:
-    """Ready for step 0 of an episode. A stopped gate stays stopped. The timers begin with the first step."""
+    """Ready for step 0 of an episode. A stopped gate stays stopped; an operator who drives goes on driving. The timers
+    begin with the first step."""
     if state.mode is Mode.STOPPED:
         return state
-    return GateState(Mode.ACTIVE, episode_id, lock_step, last_heartbeat=state.last_heartbeat)
+    return _fresh(replace(state, lock_step=lock_step), mode=Mode.ACTIVE, episode_id=episode_id)
 
 
 def decline(state: GateState, reason: str) -> GateState:
     """An episode was announced that this gate cannot judge: idle, and it says why."""
     if state.mode is Mode.STOPPED:
         return state
-    return GateState(last_heartbeat=state.last_heartbeat, check="episode", reason=reason)
+    return _fresh(state, check="episode", reason=reason)
 
 
 def disarm(state: GateState, episode_id: str) -> GateState:
     """The episode ended: idle. Nothing changes for another episode's end, or when stopped."""
     if state.mode is Mode.STOPPED or episode_id != state.episode_id:
         return state
-    return GateState(last_heartbeat=state.last_heartbeat)
+    return _fresh(state)
+
+
+def _fresh(
+    state: GateState, mode: Mode = Mode.IDLE, episode_id: str = "", check: str = "", reason: str = ""
+) -> GateState:
+    """Nothing of an episode is left; whoever drives keeps driving, from where the target is."""
+    drives = state.authority is Authority.OPERATOR
+    return GateState(
+        mode=mode,
+        episode_id=episode_id,
+        lock_step=state.lock_step,
+        last_heartbeat=state.last_heartbeat,
+        reference=state.reference if drives else None,
+        check=check,
+        reason=reason,
+        authority=state.authority,
+        operator=state.operator,
+        operator_sequence=state.operator_sequence,
+        last_operator=state.last_operator,
+    )
 
 
 def heartbeat(state: GateState, episode_id: str, now: float) -> GateState:
@@ -67,45 +101,101 @@ def heartbeat(state: GateState, episode_id: str, now: float) -> GateState:
     return replace(state, last_heartbeat=now)
 
 
-def stop(state: GateState, check: str, reason: str) -> GateState:
-    """Stopped and latched; the first cause stays."""
+def stop(state: GateState, check: str, reason: str, now: float) -> GateState:
+    """Stopped and latched at ``now``; the first cause stays."""
     if state.mode is Mode.STOPPED:
         return state
-    return replace(state, mode=Mode.STOPPED, check=check, reason=reason)
+    return replace(state, mode=Mode.STOPPED, check=check, reason=reason, stopped_at=now)
+
+
+def reset_refusal(profile: GateProfile, state: GateState, senses: Senses) -> str:
+    """Why a stopped gate may not be reset now; "" where it may: the cool-down is over and the cause is gone."""
+    if state.mode is not Mode.STOPPED:
+        return ""
+    since = senses.now - (state.stopped_at or 0.0)
+    if since < profile.reset_cooldown:
+        return f"stopped {since:.1f} s ago, the cool-down is {profile.reset_cooldown:.1f} s"
+    return sensed.stop_cause(profile, senses)[1]
 
 
 def reset(state: GateState) -> GateState:
-    """A person has looked: idle. The episode is not resumed."""
-    return GateState(last_heartbeat=state.last_heartbeat) if state.mode is Mode.STOPPED else state
+    """A person has looked: idle. The episode is not resumed, and nobody drives."""
+    if state.mode is not Mode.STOPPED:
+        return state
+    return GateState(last_heartbeat=state.last_heartbeat, lock_step=state.lock_step)
 
 
-def tick(profile: GateProfile, state: GateState, now: float) -> GateState:
-    """The watchdogs at ``now``: hold, then stop. They run from the first step of an episode on.
+def tick(profile: GateProfile, arm: ArmModel | None, state: GateState, senses: Senses) -> GateState:
+    """The watchdogs at ``senses.now``: hold, then stop. They run from the first step of an episode, or of an operator,
+    on; the policy's own are at rest while an operator drives.
 
     In lock-step only steps are timed: the world's time stands still between them, so it tells nothing about a
-    heartbeat that follows the wall's."""
-    if state.mode not in (Mode.ACTIVE, Mode.HOLD) or state.last_step is None:
+    heartbeat that follows the wall's, and what is sensed is judged with each step."""
+    drives = state.authority is Authority.OPERATOR and state.last_operator is not None
+    if state.mode is Mode.STOPPED or not (drives or (state.episode_id and state.last_step is not None)):
         return state
+    now = senses.now
+    if not state.lock_step:
+        check, reason = sensed.stop_cause(profile, senses)
+        if check:
+            return stop(state, check, reason, now)
+        check, reason, beyond = sensed.unheard(profile, senses, senses.now_stamp)
+        if beyond > profile.stop_margin and check != "keep_out":
+            return stop(state, check, reason, now)
+        if not check:
+            check, reason = sensed.unfit(profile, senses)
+        if not check:
+            reason = sensed.dead_man(profile, senses)
+            check = "dead_man" if reason else ""
+        if not check:
+            reason = _moved_in(profile, state, senses)
+            check = "keep_out" if reason else ""
+    else:
+        check, reason = "", ""
+    latch, late, why = _operator_timer(profile, state, now) if drives else _policy_timers(profile, state, now)
+    if latch:
+        return stop(state, late, why, now)
+    if state.mode is Mode.HOLD or not (check or late):
+        return state
+    return replace(state, mode=Mode.HOLD, check=check or late, reason=reason or why)
+
+
+def _operator_timer(profile: GateProfile, state: GateState, now: float) -> tuple[bool, str, str]:
+    assert state.last_operator is not None
+    silence = now - state.last_operator - _INSTANT
+    limit = profile.operator_timeout
+    if silence > limit:
+        return False, "operator", f"no step of {state.operator} for {silence:.3f} s, limit {limit:.3f} s"
+    return False, "", ""
+
+
+def _policy_timers(profile: GateProfile, state: GateState, now: float) -> tuple[bool, str, str]:
+    """Whether to stop, check and line of a step or a heartbeat that is overdue."""
+    assert state.last_step is not None
     period = profile.control_period
     without_step = now - state.last_step - _INSTANT
     without_heartbeat = 0.0
     if not state.lock_step:
         without_heartbeat = float("inf") if state.last_heartbeat is None else now - state.last_heartbeat - _INSTANT
-    if without_step > period + profile.stop_margin:
-        return stop(state, "timeout", f"no step for {without_step:.3f} s, limit {period + profile.stop_margin:.3f} s")
-    if without_heartbeat > period + profile.stop_margin:
-        limit = period + profile.stop_margin
-        return stop(state, "heartbeat", f"no heartbeat for {without_heartbeat:.3f} s, limit {limit:.3f} s")
-    if state.mode is Mode.HOLD:
-        return state
-    if without_step > period + profile.hold_margin:
-        limit = period + profile.hold_margin
-        reason = f"no step for {without_step:.3f} s, limit {limit:.3f} s"
-        return replace(state, mode=Mode.HOLD, check="timeout", reason=reason)
-    if without_heartbeat > profile.heartbeat_timeout:
-        reason = f"no heartbeat for {without_heartbeat:.3f} s, limit {profile.heartbeat_timeout:.3f} s"
-        return replace(state, mode=Mode.HOLD, check="heartbeat", reason=reason)
-    return state
+    limit = period + profile.stop_margin
+    if without_step > limit:
+        return True, "timeout", f"no step for {without_step:.3f} s, limit {limit:.3f} s"
+    if without_heartbeat > limit:
+        return True, "heartbeat", f"no heartbeat for {without_heartbeat:.3f} s, limit {limit:.3f} s"
+    limit = period + profile.hold_margin
+    if without_step > limit:
+        return False, "timeout", f"no step for {without_step:.3f} s, limit {limit:.3f} s"
+    limit = profile.heartbeat_timeout
+    if without_heartbeat > limit:
+        return False, "heartbeat", f"no heartbeat for {without_heartbeat:.3f} s, limit {limit:.3f} s"
+    return False, "", ""
+
+
+def _moved_in(profile: GateProfile, state: GateState, senses: Senses) -> str:
+    """Whether a keep-out that moves has come onto the way that is left to the target."""
+    if not profile.moving_keep_out or not senses.keep_out or senses.measured is None:
+        return ""
+    return checks.keep_out(profile, senses.keep_out, senses.measured, state.reference or senses.measured)
 
 
 def gripper_goal(profile: GateProfile, last: float | None, value: float) -> float:
@@ -119,27 +209,120 @@ def gripper_goal(profile: GateProfile, last: float | None, value: float) -> floa
     return last
 
 
-def judge(profile: GateProfile, state: GateState, request: StepRequest) -> tuple[Verdict, GateState]:
-    """The verdict on a step and the state after it.
+def judge(
+    profile: GateProfile, arm: ArmModel | None, state: GateState, request: StepRequest, senses: Senses
+) -> tuple[Verdict, GateState]:
+    """The verdict on a step and the state after it. ``arm`` is ``ArmModel.of(profile)``.
 
-    An accepted step, and one refused for its motion, feed the step timer; one refused for what it is does not. After
-    any step in order the next one is expected, accepted or not."""
-    for name, integrity in INTEGRITY:
-        reason = integrity(profile, state, request)
+    A step of the policy that is accepted, or refused for its motion or for the dead-man's switch, feeds the step timer;
+    one refused for what it is does not. After any step in order the next one is expected, accepted or not. A proper
+    step of an operator takes over in this very call, whether its motion is accepted or not."""
+    for name, check in checks.PROPER:
+        reason = check(profile, state, request, senses)
         if reason:
-            ordered = name not in ("stopped", "episode", "order")
-            after = replace(state, next_step=request.step + 1) if ordered else state
-            return Verdict(False, name, reason), after
-    measured = request.measured
+            ordered = request.source == POLICY and name not in ("stopped", "episode", "order")
+            return Verdict(False, name, reason), replace(state, next_step=request.step + 1) if ordered else state
+    state = _heard(state, request, senses.now)
+    name, reason, latch = checks.able(profile, state, request, senses)
+    if latch:
+        return Verdict(False, name, reason), stop(state, name, reason, senses.now)
+    if name == "dead_man":
+        return Verdict(False, name, reason), _fed(state, request, senses.now)
+    if name:
+        return Verdict(False, name, reason), state
+    measured = senses.measured
     assert measured is not None  # check "state"
-    reference = state.reference or measured
-    gaps = profile.anchor_gap, profile.anchor_gap_rotation
-    start = anchor(reference, measured, *gaps)
-    target = integrate(reference, measured, request.action, request.rotation, *gaps)
-    alive = replace(state, mode=Mode.ACTIVE, next_step=request.step + 1, last_step=request.now, check="", reason="")
-    for name, motion in MOTION:
-        reason = motion(profile, start, target)
-        if reason:
-            return Verdict(False, name, reason), alive
+    start = anchor(state.reference or measured, measured, profile.anchor_gap, profile.anchor_gap_rotation)
+    target = moved(start, request.action, request.rotation)
+    verdict = _motion(profile, arm, state, request, senses, start, target)
+    state = _fed(state, request, senses.now)
+    if not verdict.accepted:
+        if state.mode is Mode.HOLD and state.check in ("timeout", "heartbeat", "operator"):
+            return verdict, _going(state)
+        return verdict, state
+    return verdict, replace(_going(state), reference=verdict.target, gripper=verdict.gripper)
+
+
+def _motion(
+    profile: GateProfile,
+    arm: ArmModel | None,
+    state: GateState,
+    request: StepRequest,
+    senses: Senses,
+    start: Pose,
+    target: Pose,
+) -> Verdict:
+    short, part = checks.too_fast(profile, start, target, checks.period(profile, request))
+    if short:
+        if not profile.shorten_steps:
+            return Verdict(False, "speed", short)
+        target = _part(start, target, part)
+    boxes = checks.keep_outs(profile, senses)
+    reason = checks.box(profile, target)
+    if reason:
+        return Verdict(False, "box", reason)
+    reason = checks.keep_out(profile, boxes, start, target)
+    if reason:
+        return Verdict(False, "keep_out", reason)
+    name, reason = checks.posture(profile, arm, boxes, senses, target)
+    if name:
+        return Verdict(False, name, reason)
     goal = gripper_goal(profile, state.gripper, float(request.action[6]))
-    return Verdict(True, target=target, gripper=goal), replace(alive, reference=target, gripper=goal)
+    if short:
+        return Verdict(True, "length", f"shortened to {part:.4f} of itself: {short}", target, goal, part)
+    return Verdict(True, target=target, gripper=goal)
+
+
+def _part(start: Pose, target: Pose, part: float) -> Pose:
+    """On the straight way from ``start`` to ``target``, ``part`` of it."""
+    a, b = (quaternions.normalised(pose.quaternion.tolist()) for pose in (start, target))
+    place = start.position + part * (target.position - start.position)
+    return Pose(place, np.array(quaternions.between(a, b, part)))
+
+
+def _heard(state: GateState, request: StepRequest, now: float) -> GateState:
+    """After a proper step: the next one is expected; an operator's drives from now on, and from the measured TCP."""
+    if request.source == POLICY:
+        return replace(state, next_step=request.step + 1)
+    took_over = state.authority is not Authority.OPERATOR or state.operator != request.source
+    return replace(
+        state,
+        authority=Authority.OPERATOR,
+        operator=request.source,
+        operator_sequence=request.step,
+        last_operator=now,
+        reference=None if took_over else state.reference,
+    )
+
+
+def _fed(state: GateState, request: StepRequest, now: float) -> GateState:
+    return replace(state, last_step=now) if request.source == POLICY else state
+
+
+def _going(state: GateState) -> GateState:
+    return replace(state, mode=Mode.ACTIVE if state.episode_id else Mode.IDLE, check="", reason="")
+
+
+def hand_back(
+    profile: GateProfile, state: GateState, request: StepRequest, senses: Senses
+) -> tuple[Verdict, GateState]:
+    """The operator gives the arm back: the target stays where it is until the policy's next step, which starts from the
+    measured TCP and with which its timers begin anew. The homing cannot give back what a person has taken.
+
+    The action of ``request`` is ignored; "authority" refuses where nobody drives."""
+    for name, check in checks.PROPER:
+        reason = "" if name in ("finite", "rotation") else check(profile, state, request, senses)
+        if reason:
+            return Verdict(False, name, reason), state
+    if state.authority is not Authority.OPERATOR or request.source not in (state.operator, TELEOP):
+        return Verdict(False, "authority", f"{request.source} does not drive"), state
+    back = replace(
+        state,
+        authority=Authority.POLICY,
+        operator=request.source,
+        operator_sequence=request.step,
+        last_operator=None,
+        last_step=None,
+        reference=None,
+    )
+    return Verdict(True), _going(back)

@@ -38,7 +38,7 @@ from grape_episode.ros import (
     stamp_ns,
 )
 from grape_robot import gate
-from grape_robot.gate import GateProfile, GateState, Mode, StepRequest, Verdict
+from grape_robot.gate import ArmModel, GateProfile, GateState, Mode, Senses, StepRequest, Verdict
 from grape_robot.profile import ProfileError, load_profile
 from grape_robot.ros import CrispTargetPose, GripperBridge
 
@@ -68,11 +68,12 @@ class GateNode(Node):
         if not path:
             raise GateStartError("parameter profile: give the path of a gate profile, e.g. launch/params/gate_sim.yaml")
         self.profile: GateProfile = load_profile(Path(path))
+        self._arm = ArmModel.of(self.profile, path)
         self._check_clock()
         refuse_foreign(lambda: self._foreign(own=0), discovery)
 
         self._started = time.monotonic()
-        self._state = GateState()
+        self._state = GateState(lock_step=self._lock_step)
         self._shown: tuple = ()
         self._measured: PoseStamped | None = None
         self._queue: deque[tuple[PolicyStep, float]] = deque()
@@ -158,6 +159,10 @@ class GateNode(Node):
         response.success = True
         was = self._state
         response.message = f"was stopped: {was.reason}" if was.mode is Mode.STOPPED else "the gate was not stopped"
+        reason = gate.reset_refusal(self.profile, was, self._senses())
+        if reason:
+            response.success, response.message = False, reason
+            return response
         self._state = gate.reset(was)
         self._publish_status()
         return response
@@ -168,7 +173,7 @@ class GateNode(Node):
 
     def _on_tick(self) -> None:
         before = self._state
-        self._state = gate.tick(self.profile, before, self._now())
+        self._state = gate.tick(self.profile, self._arm, before, self._senses())
         if self._state.mode is not before.mode:
             if self._state.mode is Mode.STOPPED:
                 self._stay()
@@ -203,8 +208,17 @@ class GateNode(Node):
         pose = self._measured
         return pose is not None and stamp_ns(pose.header.stamp) >= stamp and self._now_stamp() >= stamp
 
-    def _judge(self, message: PolicyStep) -> None:
+    def _senses(self) -> Senses:
         pose = self._measured
+        return Senses(
+            now=self._now(),
+            now_stamp=self._now_stamp(),
+            measured=None if pose is None else pose_from_msg(pose.pose),
+            measured_stamp=0 if pose is None else stamp_ns(pose.header.stamp),
+            measured_frame="" if pose is None else pose.header.frame_id,
+        )
+
+    def _judge(self, message: PolicyStep) -> None:
         request = StepRequest(
             episode_id=message.episode_id,
             step=message.step,
@@ -212,18 +226,14 @@ class GateNode(Node):
             frame=message.header.frame_id,
             action=tuple(message.action),
             rotation=message.rotation,
-            measured=None if pose is None else pose_from_msg(pose.pose),
-            measured_stamp=0 if pose is None else stamp_ns(pose.header.stamp),
-            measured_frame="" if pose is None else pose.header.frame_id,
-            now_stamp=self._now_stamp(),
-            now=self._now(),
         )
+        senses = self._senses()
         before = self._state
         # a silence that ended within a tick must not pass for none
-        checked = gate.tick(self.profile, before, request.now)
+        checked = gate.tick(self.profile, self._arm, before, senses)
         if checked.mode is Mode.STOPPED and before.mode is not Mode.STOPPED:
             self._stay()
-        verdict, self._state = gate.judge(self.profile, checked, request)
+        verdict, self._state = gate.judge(self.profile, self._arm, checked, request, senses)
         if not verdict.accepted or verdict.target is None or verdict.gripper is None:
             self._conclude(message, verdict)
             return
@@ -271,7 +281,7 @@ class GateNode(Node):
 
     def _fail(self, check: str, reason: str) -> None:
         before = self._state
-        self._state = gate.stop(before, check, reason)
+        self._state = gate.stop(before, check, reason, self._now())
         if self._state.mode is not before.mode:
             self._stay()
             self._announce()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from grape_episode.geometry import Pose
+from grape_robot import quaternions
+from grape_robot.quaternions import Quaternion
 
 ROTATIONS = ("euler_xyz", "axis_angle")
 """Conventions of an action's rotation part: roll, pitch, yaw about the fixed x, y, z axes; or a rotation vector."""
@@ -18,22 +21,32 @@ class ActionError(ValueError):
     """An action that is no action: its shape or the convention of its rotation is wrong."""
 
 
-def rotation_delta(values: Sequence[float] | NDArray[np.float64], convention: str) -> Rotation:
+def rotation_quaternion(values: Sequence[float], convention: str) -> Quaternion:
     """The rotation behind ``values`` (3,) radians. ``euler_xyz`` is Rz(v2) Ry(v1) Rx(v0).
 
     Raises ActionError naming an unknown convention."""
     if convention == "euler_xyz":
-        return Rotation.from_euler("xyz", values)
+        return quaternions.from_euler(*values)
     if convention == "axis_angle":
-        return Rotation.from_rotvec(values)
+        return quaternions.from_vector(values)
     raise ActionError(f"rotation {convention!r}: expected one of {', '.join(ROTATIONS)}")
+
+
+def rotation_delta(values: Sequence[float] | NDArray[np.float64], convention: str) -> Rotation:
+    """The same as SciPy's Rotation. Raises ActionError naming an unknown convention."""
+    return Rotation.from_quat(rotation_quaternion([float(value) for value in values], convention))
+
+
+def apart(a: Pose, b: Pose) -> tuple[float, float]:
+    """Distance (metres) and angle (radians, in [0, pi]) between two poses; quaternions of any length above zero."""
+    p, q = quaternions.normalised(a.quaternion.tolist()), quaternions.normalised(b.quaternion.tolist())
+    return math.dist(a.position.tolist(), b.position.tolist()), quaternions.angle(p, q)
 
 
 def anchor(reference: Pose, measured: Pose, gap_metres: float, gap_radians: float) -> Pose:
     """``reference``, or ``measured`` where the two differ by more than either gap (metres; radians)."""
-    if reference.distance(measured) > gap_metres or reference.angle(measured) > gap_radians:
-        return measured
-    return reference
+    distance, angle = apart(reference, measured)
+    return measured if distance > gap_metres or angle > gap_radians else reference
 
 
 def integrate(
@@ -52,9 +65,18 @@ def integrate(
     p' = p + t, R' = dR R. The reference is re-anchored first (see ``anchor``).
 
     Raises ActionError for an action of another shape or an unknown convention."""
-    values = np.asarray(action, dtype=np.float64)
-    if values.shape != (7,):
-        raise ActionError(f"action has shape {values.shape}, expected (7,)")
-    start = anchor(reference, measured, gap_metres, gap_radians)
-    turned = rotation_delta(values[3:6], rotation) * start.rotation
-    return Pose(start.position + values[:3], turned.as_quat())
+    return moved(anchor(reference, measured, gap_metres, gap_radians), action, rotation)
+
+
+def moved(start: Pose, action: Sequence[float] | NDArray[np.float64], rotation: str) -> Pose:
+    """``integrate`` from a reference that is anchored already."""
+    shape = action.shape if isinstance(action, np.ndarray) else (len(action),)
+    if shape != (7,):
+        raise ActionError(f"action has shape {shape}, expected (7,)")
+    x, y, z = start.position.tolist()
+    turn = rotation_quaternion([float(value) for value in action[3:6]], rotation)
+    turned = quaternions.product(turn, quaternions.normalised(start.quaternion.tolist()))
+    return Pose(
+        np.array((x + float(action[0]), y + float(action[1]), z + float(action[2]))),
+        np.array(quaternions.normalised(turned)),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from grape_episode.geometry import Pose
 from grape_robot import gate
-from grape_robot.gate import Box, GateProfile, GateState, Mode, StepRequest, Verdict
+from grape_robot.gate import Box, GateProfile, GateState, Mode, Senses, StepRequest, Verdict
 
 PROFILE = gate.load_profile(Path(__file__).parents[4] / "launch" / "params" / "gate_sim.yaml")
 NOW = 5_000_000_000
@@ -21,19 +21,17 @@ HOME = Pose(np.array([0.45, 0.0, 0.25]), np.array([1.0, 0.0, 0.0, 0.0]))
 STILL = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
+SENSED = {field.name for field in fields(Senses)}
+
+
 def request(**changes) -> StepRequest:
-    base = StepRequest(
-        episode_id="e",
-        step=0,
-        stamp=NOW,
-        frame="fr3_link0",
-        action=STILL,
-        rotation="euler_xyz",
-        measured=HOME,
-        measured_stamp=NOW,
-        measured_frame="fr3_link0",
-        now_stamp=NOW,
-        now=NOW * 1e-9,
+    base = StepRequest(episode_id="e", step=0, stamp=NOW, frame="fr3_link0", action=STILL, rotation="euler_xyz")
+    return replace(base, **changes)
+
+
+def senses(**changes) -> Senses:
+    base = Senses(
+        now=NOW * 1e-9, now_stamp=NOW, measured=HOME, measured_stamp=NOW, measured_frame="fr3_link0", dead_man=True
     )
     return replace(base, **changes)
 
@@ -43,7 +41,17 @@ def armed(lock_step: bool = False) -> GateState:
 
 
 def judge(profile: GateProfile = PROFILE, state: GateState | None = None, **changes) -> tuple[Verdict, GateState]:
-    return gate.judge(profile, state or armed(), request(**changes))
+    """``changes`` of the request and of what is sensed."""
+    sensed = {name: value for name, value in changes.items() if name in SENSED}
+    asked = {name: value for name, value in changes.items() if name not in SENSED}
+    return gate.judge(profile, None, state or armed(), request(**asked), senses(**sensed))
+
+
+def tick(state: GateState, now: float, profile: GateProfile = PROFILE, **changes) -> GateState:
+    """The watchdogs at ``now``, with everything sensed a moment before."""
+    stamp = round(now * 1e9)
+    fresh = {"measured_stamp": stamp, **changes}
+    return gate.tick(profile, None, state, senses(now=now, now_stamp=stamp, **fresh))
 
 
 wild = st.one_of(st.floats(-0.2, 0.2), st.floats(), st.sampled_from([0.0, -0.0, 1e308, 5e-324, math.inf, math.nan]))
@@ -186,7 +194,7 @@ def test_zero_is_a_limit(limit: str) -> None:
 
 def test_idle_and_stopped_accept_nothing() -> None:
     assert judge(state=GateState())[0].check == "episode"
-    stopped = gate.stop(armed(), "timeout", "too late")
+    stopped = gate.stop(armed(), "timeout", "too late", 4.0)
     verdict, after = judge(state=stopped)
     assert verdict.check == "stopped" and "too late" in verdict.reason
     assert after == stopped
@@ -227,17 +235,17 @@ def running(lock_step: bool = False) -> tuple[GateState, float]:
 def test_timers(silence: float, heartbeat: float, mode: Mode, check: str) -> None:
     state, now = running()
     state = replace(state, last_step=now - silence, last_heartbeat=now - heartbeat)
-    after = gate.tick(PROFILE, state, now)
+    after = tick(state, now)
     assert (after.mode, after.check) == (mode, check)
 
 
 def test_the_first_step_starts_the_timers() -> None:
-    assert gate.tick(PROFILE, armed(), NOW * 1e-9 + 100.0).mode is Mode.ACTIVE
+    assert tick(armed(), NOW * 1e-9 + 100.0).mode is Mode.ACTIVE
 
 
 def test_a_hold_ends_with_the_next_accepted_step() -> None:
     state, now = running()
-    held = gate.tick(PROFILE, gate.heartbeat(state, "e", now + 0.3), now + 0.31)
+    held = tick(gate.heartbeat(state, "e", now + 0.3), now + 0.31)
     assert held.mode is Mode.HOLD
     late = int((now + 0.32) * 1e9)
     verdict, state = judge(state=held, step=1, now=now + 0.32, now_stamp=late, stamp=late, measured_stamp=late)
@@ -253,11 +261,11 @@ def test_nonsense_does_not_feed_the_step_timer_and_a_refused_motion_does() -> No
 
 
 def test_a_stop_is_latched_until_a_person_resets() -> None:
-    stopped = gate.stop(armed(), "timeout", "too late")
+    stopped = gate.stop(armed(), "timeout", "too late", 4.0)
     assert gate.arm(stopped, "next", False) == stopped
     assert gate.disarm(stopped, "e") == stopped
-    assert gate.stop(stopped, "foreign", "later") == stopped
-    assert gate.tick(PROFILE, stopped, 1e9) == stopped
+    assert gate.stop(stopped, "foreign", "later", 6.0) == stopped
+    assert tick(stopped, 1e9) == stopped
     idle = gate.reset(stopped)
     assert idle.mode is Mode.IDLE and not idle.check
     assert gate.arm(idle, "next", False).mode is Mode.ACTIVE
@@ -279,17 +287,17 @@ def test_heartbeats_of_another_episode_do_not_count() -> None:
 
 @settings(deadline=None)
 @given(st.integers(1, 10_000_000))
-def test_a_silence_of_exactly_the_limit_is_within_it_at_any_time(tick: int) -> None:
+def test_a_silence_of_exactly_the_limit_is_within_it_at_any_time(period: int) -> None:
     """Two periods, the stop's own limit: what lock-step shows after one step of nonsense."""
-    last, now = tick * 0.2, (tick + 2) * 0.2
+    last, now = period * 0.2, (period + 2) * 0.2
     state = replace(armed(lock_step=True), last_step=last)
-    assert gate.tick(PROFILE, state, now).mode is Mode.HOLD
-    assert gate.tick(PROFILE, state, now + 2e-6).mode is Mode.STOPPED
+    assert tick(state, now).mode is Mode.HOLD
+    assert tick(state, now + 2e-6).mode is Mode.STOPPED
 
 
 def test_lock_step_times_steps_only() -> None:
     state, now = running(lock_step=True)
     state = replace(state, last_heartbeat=None)
-    assert gate.tick(PROFILE, state, now + 0.2).mode is Mode.ACTIVE
+    assert tick(state, now + 0.2).mode is Mode.ACTIVE
     assert judge(state=state, step=1, now=now + 0.2)[0].accepted
-    assert gate.tick(PROFILE, state, now + 0.41).mode is Mode.STOPPED
+    assert tick(state, now + 0.41).mode is Mode.STOPPED

@@ -1,0 +1,110 @@
+"""What the gate senses of the arm and of the person beside it, against the profile: why it must not move now.
+
+Every function says "" or one line with the number and the limit, and asks only for what the profile watches.
+"""
+
+from __future__ import annotations
+
+import math
+
+from grape_robot.profile import JOINTS, GateProfile
+from grape_robot.state import Senses, is_pose
+
+IDLE, MOVE, REFLEX, USER_STOPPED = 1, 2, 4, 5
+"""Modes of franka_msgs/FrankaRobotState."""
+MOVING_MODES = (IDLE, MOVE)
+"""Idle and move; the others (other, guiding, reflex, user stopped, error recovery) do not follow a controller."""
+MODE_NAMES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
+
+
+def stop_cause(profile: GateProfile, senses: Senses) -> tuple[str, str]:
+    """Check and line of what stops the gate at once; ("", "") where nothing does."""
+    if profile.controller and senses.controller_active is False:
+        return "controller", f"{profile.controller} is not active"
+    if profile.watch_robot_mode and senses.robot_mode in (REFLEX, USER_STOPPED):
+        return "robot_mode", f"the robot is in mode {mode_name(senses.robot_mode)}"
+    if profile.watch_wrench and senses.wrench is not None:
+        force, torque = magnitudes(senses.wrench)
+        # written so that what is no number is above the limit
+        if not force <= profile.max_force:
+            return "wrench", f"external force {force:.1f} N, limit {profile.max_force:.1f} N"
+        if not torque <= profile.max_torque:
+            return "wrench", f"external torque {torque:.2f} Nm, limit {profile.max_torque:.2f} Nm"
+    return "", ""
+
+
+def magnitudes(wrench: tuple[float, ...]) -> tuple[float, float]:
+    """Force (N) and torque (Nm) of a wrench (6,)."""
+    a, b, c, d, e, f = wrench
+    return math.sqrt(a * a + b * b + c * c), math.sqrt(d * d + e * e + f * f)
+
+
+def mode_name(mode: int | None) -> str:
+    """Number and name of a mode of franka_msgs/FrankaRobotState."""
+    if mode is None:
+        return "unknown"
+    return f"{mode} ({MODE_NAMES[mode]})" if 0 <= mode < len(MODE_NAMES) else str(mode)
+
+
+def dead_man(profile: GateProfile, senses: Senses) -> str:
+    """Why the dead-man's switch counts as released; "" where it is held, or not asked for."""
+    if not profile.dead_man.required:
+        return ""
+    if senses.joy_heard is None:
+        return "no Joy message was ever heard"
+    silence = senses.now - senses.joy_heard
+    if not silence <= profile.dead_man.timeout:
+        return f"no Joy message for {silence:.3f} s, limit {profile.dead_man.timeout:.3f} s"
+    return "" if senses.dead_man else f"the dead-man's switch (button {profile.dead_man.button}) is not held"
+
+
+def unfit(profile: GateProfile, senses: Senses) -> tuple[str, str]:
+    """Check and line of what is heard but cannot be moved from; ("", "") where all is well."""
+    if profile.watch_robot_mode and senses.robot_mode is not None and senses.robot_mode not in MOVING_MODES:
+        return "robot_mode", f"the robot is in mode {mode_name(senses.robot_mode)}"
+    pose = senses.measured
+    if pose is not None and senses.measured_frame != profile.frame:
+        return "state", f"the measured TCP is in frame {senses.measured_frame!r}, expected {profile.frame!r}"
+    if pose is not None and not is_pose(pose):
+        return "state", f"the measured TCP is no pose: position {pose.position}, quaternion {pose.quaternion}"
+    if profile.needs_model and senses.joints is not None:
+        if len(senses.joints) != JOINTS:
+            return "state", f"{len(senses.joints)} measured joints, expected {JOINTS}"
+        for joint, angle in enumerate(senses.joints, 1):
+            if not math.isfinite(angle):
+                return "state", f"measured joint {joint} is {angle}"
+    return "", ""
+
+
+def unheard(profile: GateProfile, senses: Senses, stamp: int) -> tuple[str, str, float]:
+    """Check, line and silence beyond the limit (s; inf: never heard) of what has been silent for too long.
+
+    ``stamp`` is the time in ns against which stamped messages are old; ("", "", 0.0) where everything is heard."""
+    limit, ahead = profile.state_timeout, profile.ahead_margin
+    worst: tuple[str, str, float] = ("", "", 0.0)
+
+    def old(check: str, what: str, known: bool, age: float, limit: float) -> None:
+        nonlocal worst
+        if not known:
+            worst = (check, f"{what} is unknown", math.inf)
+        elif age - limit > worst[2]:
+            worst = (check, f"{what} is {age:.3f} s old, limit {limit:.3f} s", age - limit)
+        elif -age > ahead and not worst[0]:
+            worst = (check, f"{what} is stamped {-age:.3f} s ahead, limit {ahead:.3f} s", 0.0)
+
+    old("state", "the measured TCP", senses.measured is not None, (stamp - senses.measured_stamp) / 1e9, limit)
+    if profile.needs_model:
+        old("state", "the measured joints", senses.joints is not None, (stamp - senses.joints_stamp) / 1e9, limit)
+    if profile.watch_wrench:
+        old("state", "the external wrench", senses.wrench is not None, (stamp - senses.wrench_stamp) / 1e9, limit)
+    if profile.watch_robot_mode:
+        heard = senses.robot_mode_heard
+        old("state", "the robot's mode", heard is not None, senses.now - (heard or 0.0), limit)
+    if profile.controller:
+        heard = senses.controller_heard
+        what = f"the state of {profile.controller}"
+        old("controller", what, heard is not None, senses.now - (heard or 0.0), profile.controller_timeout)
+    if profile.moving_keep_out and not worst[0]:  # of all silences the one that never stops the gate
+        age = (stamp - senses.keep_out_stamp) / 1e9
+        old("keep_out", "the last word on moving keep-outs", senses.keep_out is not None, age, profile.keep_out_timeout)
+    return worst
