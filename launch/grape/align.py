@@ -9,16 +9,13 @@ from pathlib import Path
 
 from grape import console, evaluation
 from grape.workers import WorldWorkers
-from grape_episode import statistics
 from grape_policy.adapters import read_manifest
+from grape_trainer.canary import FIRST_STATE, verdict
 from grape_trainer.gate import Bounds, judge
 from grape_trainer.loop import AlignConfig, AlignResult, Canary, Progress, Verdict, align
 from grape_trainer.registry import Registry
 from grape_trainer.rig import Rig
 from grape_trainer.settings import Settings, settings
-
-CANARY_STATES = 900_000
-"""First initial-state id of the canary: never trained on, never reported."""
 
 
 @dataclass(frozen=True)
@@ -44,19 +41,12 @@ def canary(plan: CanaryPlan, model: Path, registry: Path, folder: Path) -> Canar
     def trial(adapter: Path) -> Verdict:
         serving = Registry(registry).current_path
         sides = [str(serving.resolve()) if serving else "", str(adapter.resolve())]
-        states = range(CANARY_STATES, CANARY_STATES + plan.states)
+        states = range(FIRST_STATE, FIRST_STATE + plan.states)
         jobs = evaluation.grid(plan.tasks, states, sides, plan.variant, 0, 0.0)
         name = f"canary-{read_manifest(adapter).adapter_id[:12]}.jsonl"
         results = evaluation.run(jobs, WorldWorkers(model, plan.workers), folder / name)
         old, new = ([r for r in results if r.job.adapter == side] for side in sides)
-        gap = evaluation.compare(old, new)["success"]["paired"]
-        words = statistics.in_words(
-            statistics.Difference(gap["difference"], gap["low"], gap["high"], gap["trials"]), "success on the canary"
-        )
-        accepted = gap["low"] > -plan.bound
-        if not accepted:
-            words += f" A loss of {100 * plan.bound:.0f} points cannot be excluded."
-        return Verdict(accepted, words, {"success": gap, "bound": plan.bound})
+        return verdict([int(r.success) for r in old], [int(r.success) for r in new], plan.bound)
 
     return trial
 

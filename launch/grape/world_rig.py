@@ -37,7 +37,8 @@ class WorldRig:
         )
         for result in workers.run(list(wanted)):
             bag = Path(result.bag)
-            done(Rollout(wanted[result.job].key, str(bag), bag.name, result.end_reason, "", result.adapter_id))
+            key, success = wanted[result.job].key, result.reward_success
+            done(Rollout(key, str(bag), bag.name, result.end_reason, "", result.adapter_id, success))
 
     def load_adapter(self, path: Path | None) -> Ack:
         try:

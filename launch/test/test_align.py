@@ -14,6 +14,7 @@ from grape_episode.synthetic import make_episode, write_episode
 from grape_policy.checkpoint import load_checkpoint
 from grape_policy.testing import write_random_checkpoint
 from grape_trainer import run_training
+from grape_trainer.canary import FIRST_STATE
 from grape_trainer.config import TrainConfig
 from grape_trainer.errors import TrainerError
 from grape_trainer.result import Result as Trained
@@ -30,7 +31,7 @@ class Worlds:
     def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
         for job in jobs:
             share = json.loads((Path(job.adapter) / "share.json").read_text()) if job.adapter else 0.5
-            good = (job.initial_state - align.CANARY_STATES) % 20 < 20 * share
+            good = (job.initial_state - FIRST_STATE) % 20 < 20 * share
             yield Result(job, good, good, False, 30, int(good), "success" if good else "step_limit")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from grape_reward.tasks import TASKS
+from grape_trainer.canary import CanaryPlan
 from grape_trainer.config import DTYPES
 from grape_trainer.errors import LoopError, SettingsError
 from grape_trainer.files import read_json
@@ -49,6 +50,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("episode_deadline", 600.0, "Seconds for a whole rollout.", 1.0, 86_400.0),
     Parameter("gate_accuracy", 0.5, "Held-out preference accuracy that a new adapter must not miss; 0: any.", 0.0, 1.0),
     Parameter("gate_kl", 0.3, "KL to the reference that it must not pass, nats a step; 0: any.", 0.0, 1000.0),
+    Parameter(
+        "canary_states",
+        0,
+        "Greedy episodes a task and side, over the same nodes, in which a new adapter must be no worse; 0: no canary.",
+        0,
+        10_000,
+    ),
+    Parameter("canary_bound", 0.05, "Loss of success that the canary must exclude.", 0.0, 1.0),
     Parameter(
         "wait_to_train",
         "auto",
@@ -128,6 +137,13 @@ def align_config(goal: AlignGoal, value: Callable[[str], Any]) -> AlignConfig:
         )
 
     return config(run_folder(runs, config(runs).fingerprint))
+
+
+def canary_plan(config: AlignConfig, value: Callable[[str], Any]) -> CanaryPlan:
+    """The canary of a run: on the run's tasks, or on all that ship where it trains on bags of others."""
+    tasks = config.tasks or tuple(TASKS)
+    states, bound = value("canary_states"), value("canary_bound")
+    return CanaryPlan(tasks, states, bound, variant=config.variant, step_limit=config.step_limit)
 
 
 def run_folder(runs: Path, fingerprint: str) -> Path:

@@ -15,7 +15,7 @@ from grape_trainer.errors import RigError
 
 @dataclass(frozen=True)
 class Job:
-    """One rollout to be collected; the fields are those of RunEpisode.action."""
+    """One rollout to be made; the fields are those of RunEpisode.action."""
 
     task: str
     initial_state: int
@@ -25,6 +25,7 @@ class Job:
     objective: str = "task_completion"
     temperature: float = 1.0
     step_limit: int = 0
+    record: bool = True
 
     @property
     def key(self) -> str:
@@ -34,7 +35,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Rollout:
-    """A collected rollout: ``bag`` is its folder, empty where none was recorded."""
+    """A rollout that was made: ``bag`` is its folder, empty where none was recorded; ``success`` by the reward's own
+    predicate: 1, 0, or -1 unknown."""
 
     key: str
     bag: str
@@ -42,6 +44,7 @@ class Rollout:
     end_reason: str = ""
     detail: str = ""
     adapter_id: str = ""
+    success: int = -1
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class RosRig:
                 time.sleep(POLL_SECONDS)
 
     def collect(self, jobs: Sequence[Job], done: Callable[[Rollout], None]) -> None:
-        """Run the jobs one after another, recorded."""
+        """Run the jobs one after another."""
         self.wait_ready()
         for job in jobs:
             if self._cancelled():
@@ -154,7 +154,7 @@ class RosRig:
             seed=job.seed,
             temperature=job.temperature,
             step_limit=job.step_limit,
-            record=True,
+            record=job.record,
         )
         handle = self._sent(goal)
         result = self._result(handle) if handle is not None else None
@@ -167,6 +167,7 @@ class RosRig:
             end_reason=result.end_reason,
             detail=result.detail,
             adapter_id=result.adapter_id,
+            success=result.success_reward,
         )
 
     def _sent(self, goal: RunEpisode.Goal) -> Any:

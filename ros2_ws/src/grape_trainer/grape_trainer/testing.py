@@ -137,10 +137,9 @@ class SyntheticRig:
             objective=job.objective,
             episode_id=name,
         )
-        bag = write_episode(episode, self.root / name)
-        return Rollout(
-            job.key, str(bag), name, "success" if self.successes(job.seed) else "step_limit", "", self.serving
-        )
+        bag = str(write_episode(episode, self.root / name)) if job.record else ""
+        good = self.successes(job.seed)
+        return Rollout(job.key, bag, name, "success" if good else "step_limit", "", self.serving, int(good))
 
 
 def scored(episode: Episode, path: Path, success: int, worse: float = 0.0) -> Candidate:

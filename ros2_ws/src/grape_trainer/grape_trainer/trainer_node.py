@@ -22,10 +22,11 @@ from rclpy.signals import SignalHandlerOptions
 
 from grape_episode import topics
 from grape_episode.ros import declare, serve, until_signalled
+from grape_trainer.canary import rig_canary
 from grape_trainer.errors import TrainerError
 from grape_trainer.goal import AlignGoal, interrupted, one_line
 from grape_trainer.loop import AlignConfig, AlignResult, align
-from grape_trainer.parameters import PARAMETERS, align_config, check_start, must_wait
+from grape_trainer.parameters import PARAMETERS, align_config, canary_plan, check_start, must_wait
 from grape_trainer.plan import Progress
 from grape_trainer.registry import Registry
 from grape_trainer.rig import Rig, RigPool
@@ -148,7 +149,8 @@ class TrainerNode(LifecycleNode):
                 idle = min(rig.idle_seconds() for rig in rigs)
                 return "for the end of collecting" if waits and idle < self._value("idle") else ""
 
-            return align(config, rig, told, hold=hold)
+            canary = rig_canary(canary_plan(config, self._value), rig, config.registry, config.folder)
+            return align(config, rig, told, canary, hold)
         finally:
             for made in rigs:
                 made.close()
