@@ -17,5 +17,12 @@ setup(
     description="The last gate before the arm, and its bridges.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": ["gate_node = grape_robot.gate_node:main"]},
+    entry_points={
+        "console_scripts": [
+            "gate_node = grape_robot.gate_node:main",
+            "realsense_node = grape_robot.realsense_node:main",
+            "reset_node = grape_robot.reset_node:main",
+            "teleop_node = grape_robot.teleop_node:main",
+        ]
+    },
 )
