@@ -13,6 +13,7 @@ from typing import Any
 
 from action_msgs.msg import GoalStatus, GoalStatusArray
 from grape_interfaces.action import RunEpisode
+from grape_interfaces.msg import AdapterInfo
 from grape_interfaces.srv import ListAdapters, LoadAdapter
 from rclpy.action import ActionClient
 from rclpy.client import Client
@@ -141,8 +142,17 @@ class RosRig:
 
     def serving(self) -> str:
         """Id of the adapter that answers the next inference; empty: the base model alone."""
+        return str(self.serves().adapter_id)
+
+    def serves(self) -> AdapterInfo:
+        """What answers the next inference; its fields are empty for the base model alone, but for ``base_hash``."""
         answer = self._call(self._list, ListAdapters.Request(), topics.LIST_ADAPTERS)
-        return next((str(a.adapter_id) for a in answer.adapters if a.serving), "")
+        return next((one for one in answer.adapters if one.serving), AdapterInfo())
+
+    def episode(self, goal: RunEpisode.Goal) -> RunEpisode.Result | None:
+        """One episode as RunEpisode tells of it; None when it was cancelled here, once it has ended."""
+        handle = self._sent(goal)
+        return self._result(handle) if handle is not None else None
 
     def _run(self, job: Job) -> Rollout | None:
         goal = RunEpisode.Goal(
@@ -156,8 +166,7 @@ class RosRig:
             step_limit=job.step_limit,
             record=job.record,
         )
-        handle = self._sent(goal)
-        result = self._result(handle) if handle is not None else None
+        result = self.episode(goal)
         if result is None:
             return None
         return Rollout(
