@@ -31,5 +31,11 @@ setup(
     description="Launch files, parameters, lifecycle manager and the grape command.",
     license="Apache-2.0",
     extras_require={"test": ["pytest"]},
-    entry_points={"console_scripts": ["grape = grape.cli:main", "manager_node = grape.manager_node:main"]},
+    entry_points={
+        "console_scripts": [
+            "grape = grape.cli:main",
+            "manager_node = grape.manager_node:main",
+            "score_node = grape.score_node:main",
+        ]
+    },
 )

@@ -1,13 +1,11 @@
-"""The nodes of the house and the order they start in: the one table that `grape up` and bringup.launch.py read."""
+"""The nodes of the house and the order they start in: the one table that `grape up` and the launch files read."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grape.paths import PathError, known_model
 from grape_reward.tasks import TASKS
 
 Parameters = dict[str, dict[str, object]]
@@ -39,14 +37,19 @@ class NodeSpec:
 NODES: tuple[NodeSpec, ...] = (
     NodeSpec("sim", "grape_sim", "grape_sim", "sim_node"),
     NodeSpec("gate", "grape_gate", "grape_robot", "gate_node"),
+    NodeSpec("recovery", "grape_recovery", "grape_robot", "recovery_node", respawn=True),
+    NodeSpec("camera", "grape_camera", "grape_robot", "realsense_node", respawn=True),
+    NodeSpec("reset", "grape_reset", "grape_robot", "reset_node", respawn=True),
     NodeSpec("reward", "grape_reward", "grape_reward", "reward_node", respawn=True),
     NodeSpec("recorder", "grape_recorder", "grape_episode", "recorder_node", respawn=True),
     NodeSpec("policy", "grape_policy", "grape_policy", "policy_node", lifecycle=True),
+    NodeSpec("teleop", "grape_teleop", "grape_robot", "teleop_node", respawn=True),
+    NodeSpec("evaluate", "grape_evaluate", "grape", "evaluate_node", respawn=True),
     NodeSpec("trainer", "grape_trainer", "grape_trainer", "trainer_node", respawn=True),
 )
 """In the order of their start: the world first, what acts on it after what watches it."""
 
-PROFILES = {"sim": "gate_sim.yaml", "supervised": "gate_supervised.yaml"}
+PROFILES = {"sim": "gate_sim.yaml", "supervised": "gate_supervised.yaml", "real": "gate_real.yaml"}
 """Gate profiles by name; a path to another file is taken, too."""
 
 
@@ -97,58 +100,15 @@ def parameters(
     # the trainer has its own clock: it waits for people's time, not for the world's
     trainer = {"model": str(model), "registry": str(registry or ""), "runs": str(episodes.parent)}
     every["trainer"] = {**trainer, "use_sim_time": False}
-    return every
-
-
-@dataclass(frozen=True)
-class LaunchPlan:
-    """What bringup.launch.py starts: the nodes, their parameters, the manager's parameters, and the command of the
-    first episode (empty: none)."""
-
-    nodes: tuple[NodeSpec, ...]
-    parameters: Parameters
-    manager: dict[str, object]
-    episode: list[str]
-
-
-def launch_nodes(arguments: Mapping[str, str], folder: Path, domain: str = "") -> LaunchPlan:
-    """The plan for the launch arguments (all text). ``folder``: launch/params; ``domain``: for the first episode's
-    command, default ``ROS_DOMAIN_ID``.
-
-    Raises NodesError for values that do not go together."""
-
-    def true(name: str) -> bool:
-        return arguments[name].lower() == "true"
-
-    if arguments["robot"] != "sim":
-        raise NodesError(f"robot:={arguments['robot']}: only sim is there")
-    if not true("use_sim_time"):
-        raise NodesError("use_sim_time:=false with robot:=sim: the simulated world is the clock")
-    if arguments["instruction"] and not true("autostart"):
-        raise NodesError("instruction:= needs autostart:=true: nothing would be active")
-    try:
-        model = known_model(Path(arguments["vla"]))
-    except PathError as error:
-        raise NodesError(f"vla:={error}") from None
-    optional = (["recorder"] if true("record") else []) + (["trainer"] if true("trainer") else [])
-    nodes = select(["sim", "gate", "reward", "policy", *optional])
-    prefix = f"/{arguments['namespace'].strip('/')}".rstrip("/")
-    manager: dict[str, object] = {
-        "node_names": [f"{prefix}/{spec.name}" for spec in nodes],
-        "lifecycle_names": [f"{prefix}/{spec.name}" for spec in nodes if spec.lifecycle],
-        "autostart": true("autostart"),
-        "adapter": arguments["adapter"],
+    # so does what only an arm has, and an operator's hands are as fast as they are in any world
+    every["recovery"] = {"profile": str(profile), "use_sim_time": False}
+    every["camera"] = {"use_sim_time": False}
+    every["reset"] = {"profile": str(profile), "states": str(episodes.parent / "states"), "use_sim_time": False}
+    every["teleop"] = {"use_sim_time": use_sim_time}
+    every["evaluate"] = {
+        "model": str(model),
+        "registry": str(registry or ""),
+        "out": str(episodes.parent / "safety"),
+        "use_sim_time": False,
     }
-    episode = []
-    if arguments["instruction"]:
-        record = "--record" if true("record") else "--no-record"
-        domain = domain or os.environ.get("ROS_DOMAIN_ID", "0")
-        episode = ["grape", "run", arguments["instruction"], record, "--domain", domain]
-    values = parameters(
-        model=model,
-        registry=Path(arguments["registry"]).expanduser().absolute() if arguments["registry"] else None,
-        episodes=Path(arguments["episodes"]).expanduser().absolute(),
-        profile=profile_file(arguments["profile"], folder),
-        lock_step=true("lock_step"),
-    )
-    return LaunchPlan(nodes, {spec.key: values[spec.key] for spec in nodes}, manager, episode)
+    return every

@@ -9,9 +9,8 @@ import time
 from pathlib import Path
 
 from grape import console
+from grape.replay_plan import RESCORED
 from grape.up import Stack, StackConfig, StackError
-from grape_episode import topics
-from grape_episode.replay import replayed
 
 
 class ServeError(Exception):
@@ -106,8 +105,6 @@ def replay_command(bag: Path, rate: float, rescore: bool = False, **settings: ob
     ``settings``: further parameters of the replay node."""
     settings |= {"bag": bag.absolute(), "rate": rate}
     if rescore:
-        settings["skip"] = ",".join((topics.TASK_STATUS, topics.STAGE_COSTS, topics.SCORE))
-        heard = (topics.EPISODE, topics.OUTCOME, topics.KEYPOINTS, topics.JOINT_STATES, topics.CURRENT_POSE)
-        settings["wait_for"] = ",".join((*heard, replayed(topics.POLICY_STEP)))
+        settings |= RESCORED
     command = [sys.executable, "-m", "grape_episode.replay_node", "--ros-args"]
     return command + [word for name, value in settings.items() for word in ("-p", f"{name}:={value}")]

@@ -1,12 +1,13 @@
-"""The nodes of GRAPE with one set of parameters: ``ros2 launch grape bringup.launch.py vla:=FOLDER``.
+"""The nodes of GRAPE with one set of parameters: ``ros2 launch grape bringup.launch.py robot:=sim|franka ...``.
 
-``ros2 launch grape bringup.launch.py --show-args`` explains the arguments. The table of nodes is grape.nodes; where
-there is no ros2 launch, `grape up` starts the same."""
+``ros2 launch grape bringup.launch.py --show-args`` explains the arguments; docs/launch.md has examples. What starts
+for which arguments is said by grape.launch_plan, over the table of nodes in grape.nodes; where there is no
+ros2 launch, `grape up` starts the simulated ones the same."""
 
 import os
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
@@ -21,86 +22,115 @@ from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from grape.nodes import launch_nodes
-from grape.paths import default_model, root
+from grape.launch_plan import ARGUMENTS, launch_plan
+from grape.nodes import NodesError
 from launch import LaunchDescription
 
 SHARE = Path(get_package_share_directory("grape"))
-BOOL = ["true", "false"]
 
 
-def argument(name, default, description, choices=None):
-    return DeclareLaunchArgument(name, default_value=str(default), description=description, choices=choices)
+class EndedError(Exception):
+    """A process ended without which the others make no sense; the launch ends with status 1."""
 
 
-ARGUMENTS = [
-    argument("robot", "sim", "What is behind the robot's topics.", ["sim"]),
-    argument("vla", default_model(), "Folder of the VLA's checkpoint, or its name on the hub."),
-    argument("adapter", "", "Folder of the LoRA adapter to serve; empty: the registry's current one."),
-    argument("registry", root() / "runs" / "adapters", "Folder of the adapter registry."),
-    argument("instruction", "", "What the robot is to do once all is up; empty: it waits for goals."),
-    argument("profile", "sim", "The gate's limits: sim, supervised, or the path of a profile."),
-    argument("record", "true", "Start the recorder, and record the episode of `instruction`.", BOOL),
-    argument("episodes", root() / "runs" / "episodes", "Folder of the bags."),
-    argument("trainer", "false", "Start the trainer node as well.", BOOL),
-    argument("lock_step", "false", "The simulated world waits for the policy.", BOOL),
-    argument("namespace", "", "Namespace of the nodes' own names, parameters and services; topics keep their names."),
-    argument("use_sim_time", "true", "Nodes other than the world follow /clock.", BOOL),
-    argument("params_file", SHARE / "params" / "sim.yaml", "Parameters of all nodes."),
-    argument("autostart", "true", "Configure and activate the lifecycle nodes.", BOOL),
-    argument("log_level", "info", "Of all nodes: debug, info, warn, error."),
-]
-
-
-def nodes(context):
+def actions(context):
     """The actions for the arguments' values; raises NodesError for a combination that cannot run."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
-    plan = launch_nodes(values, SHARE / "params")
-    common = {
-        "namespace": values["namespace"],
-        "output": "screen",
-        "ros_arguments": ["--log-level", values["log_level"]],
-    }
+    plan = launch_plan(values, SHARE, os.environ)
+    common = {"output": "screen", "ros_arguments": ["--log-level", values["log_level"]]}
     started = [
         Node(
             package=spec.package,
             executable=spec.executable,
             name=spec.name,
-            parameters=[values["params_file"], plan.parameters[spec.key]],
+            namespace=values["namespace"],
+            parameters=[str(plan.params_file), plan.parameters[spec.key]],
             respawn=spec.respawn,
             respawn_delay=2.0,
             **common,
         )
         for spec in plan.nodes
     ]
-    # a node that may not come back ends the launch: the others make no sense without it
+    # a node that may not come back ends the launch: above all the gate, which nobody but a person starts again
     endings = [
-        RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_end(f"{spec.name} ended")))
+        RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_ended(spec.name)))
         for spec, node in zip(plan.nodes, started, strict=True)
         if not spec.respawn
     ]
     manager = Node(
-        package="grape", executable="manager_node", name="grape_manager", parameters=[plan.manager], **common
+        package="grape",
+        executable="manager_node",
+        name="grape_manager",
+        namespace=values["namespace"],
+        parameters=[plan.manager],
+        **common,
+    )
+    return [
+        *(SetEnvironmentVariable(name, value) for name, value in plan.environment.items()),
+        *(LogInfo(msg=note) for note in plan.notes),
+        *(_device(device, values, common) for device in plan.drivers),
+        *started,
+        *endings,
+        manager,
+        RegisterEventHandler(OnProcessExit(target_action=manager, on_exit=_managed(plan))),
+    ]
+
+
+def _device(device, values, common):
+    """The node of another package that publishes /joy. It may come back: its silence counts as a released button."""
+    try:
+        get_package_prefix(device.package)
+    except PackageNotFoundError:
+        hint = f"apt install {device.apt}, or joy_driver:=none where another node publishes /joy"
+        raise NodesError(f"joy:={values['joy']} needs the package {device.package}: {hint}") from None
+    return Node(
+        package=device.package,
+        executable=device.executable,
+        name=device.name,
+        parameters=[dict(device.parameters)],
+        remappings=list(device.remappings),
+        respawn=True,
+        respawn_delay=2.0,
+        **common,
     )
 
-    def managed(event, _context):
+
+def _managed(plan):
+    """What happens when the manager has ended: the command, where there is one, or the end."""
+
+    def on_exit(event, context):
         if event.returncode != 0:
-            return _end("the nodes did not come up")
-        return [ExecuteProcess(cmd=plan.episode, output="screen")] if plan.episode else []
+            return _end(context, "the nodes did not come up")
+        if not plan.command:
+            return []
+        command = ExecuteProcess(cmd=list(plan.command), output="screen")
+        if not plan.command_ends:
+            return [command]
+        return [RegisterEventHandler(OnProcessExit(target_action=command, on_exit=_finished)), command]
 
-    return [*started, *endings, manager, RegisterEventHandler(OnProcessExit(target_action=manager, on_exit=managed))]
+    return on_exit
 
 
-def _end(reason):
-    return [LogInfo(msg=reason), EmitEvent(event=Shutdown(reason=reason))]
+def _finished(event, context):
+    if event.returncode != 0:
+        return _end(context, f"{event.process_name} ended with status {event.returncode}")
+    return [EmitEvent(event=Shutdown(reason="the safety evaluation is done"))]
+
+
+def _ended(name):
+    return lambda event, context: _end(context, f"{name} ended")
+
+
+def _end(context, reason):
+    """The end of the launch, with status 1 unless it is ending already."""
+    if context.is_shutdown:
+        return []
+    raise EndedError(reason)
 
 
 def generate_launch_description():
-    profile = str(SHARE / "config" / "fastdds.xml")
-    defaults = {
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "FASTRTPS_DEFAULT_PROFILES_FILE": profile,
-        "FASTDDS_DEFAULT_PROFILES_FILE": profile,
-    }
-    kept = [SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in defaults.items()]
-    return LaunchDescription([*ARGUMENTS, *kept, OpaqueFunction(function=nodes)])
+    declared = [
+        DeclareLaunchArgument(a.name, default_value=a.default, description=a.description, choices=a.choices or None)
+        for a in ARGUMENTS
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=actions)])
