@@ -18,6 +18,7 @@ from grape.export_cli import export
 from grape.keypoints_cli import app as keypoints_app
 from grape.pairs_cli import app as pairs_app
 from grape.paths import default_model, known_model, root
+from grape.recover_cli import recover_robot_command
 from grape.score_cli import score
 from grape.serve_cli import serve_command
 from grape.tasks_cli import app as tasks_app
@@ -271,6 +272,9 @@ def recover(
 
     saved = recover_bag(bag, out)
     console.print(f"{saved.path}: {saved.messages} messages saved, {saved.lost_bytes} bytes at the end lost")
+
+
+app.command("recover-robot")(recover_robot_command)
 
 
 @app.command("reset-gate")

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +22,7 @@ from std_srvs.srv import Trigger
 from grape.gaps import Tick
 from grape_episode import topics
 from grape_episode.ros import EVENT, ask, stamp_ns
+from grape_robot.recovery import UNDER_WAY
 
 
 class NoAnswerError(Exception):
@@ -55,6 +56,10 @@ class Client:
         self._thread.join(5.0)
         self.node.destroy_node()
         self._context.try_shutdown()
+
+    def send(self, request: Callable[[], Any]) -> Future[Any]:
+        """What ``request`` sends, as a future that may be waited for in any thread."""
+        return ask(self._executor, request)
 
     def ask(self, send: Callable[[], Any], seconds: float, what: str) -> Any:
         """The answer to what ``send`` sends. Raises NoAnswerError after ``seconds``."""
@@ -154,6 +159,33 @@ def reset_gate(domain: int) -> str:
         if not answer.success:
             raise NoAnswerError(f"{topics.RESET_GATE}: the gate refused: {answer.message}")
         return str(answer.message)
+
+
+def recover_robot(domain: int, deadline: float = 120.0) -> str:
+    """Bring the arm back after a reflex or the user stop; what was done. Raises NoAnswerError with where it failed.
+
+    A request that reaches the node too early for its answer is lost, and sent anew; where it was not lost, the node
+    says of the second one that it works on the first."""
+    with Client(domain, "grape_recover") as client:
+        service = client.node.create_client(Trigger, topics.RECOVER_ROBOT)
+        if not service.wait_for_service(15.0):
+            raise NoAnswerError(f"{topics.RECOVER_ROBOT}: no recovery node in ROS domain {domain}")
+        end, patience = time.monotonic() + deadline, 1.0
+        pending = [client.send(lambda: service.call_async(Trigger.Request()))]
+        while (left := end - time.monotonic()) > 0:
+            answered, _ = wait(pending, min(patience, left), FIRST_COMPLETED)
+            if not answered:
+                pending.append(client.send(lambda: service.call_async(Trigger.Request())))
+                patience *= 2
+                continue
+            answer = answered.pop()
+            pending.remove(answer)
+            result = answer.result()
+            if result.success:
+                return str(result.message)
+            if result.message != UNDER_WAY or not pending:
+                raise NoAnswerError(f"{topics.RECOVER_ROBOT}: {result.message}")
+        raise NoAnswerError(f"{topics.RECOVER_ROBOT}: no answer in ROS domain {domain} within {deadline:g} s")
 
 
 class StepWatch:

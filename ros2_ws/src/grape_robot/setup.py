@@ -21,6 +21,7 @@ setup(
         "console_scripts": [
             "gate_node = grape_robot.gate_node:main",
             "realsense_node = grape_robot.realsense_node:main",
+            "recovery_node = grape_robot.recovery_node:main",
             "reset_node = grape_robot.reset_node:main",
             "teleop_node = grape_robot.teleop_node:main",
         ]

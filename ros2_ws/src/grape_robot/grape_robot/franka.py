@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-REFLEX, USER_STOPPED, RECOVERING = 4, 5, 6
+IDLE, MOVE, GUIDING, REFLEX, USER_STOPPED, RECOVERING = 1, 2, 3, 4, 5, 6
 MODES = {
     0: "other",
-    1: "idle",
-    2: "move",
-    3: "guiding",
+    IDLE: "idle",
+    MOVE: "move",
+    GUIDING: "guiding",
     REFLEX: "reflex",
     USER_STOPPED: "user stop",
     RECOVERING: "automatic error recovery",
 }
-IDLE, MOVE = 1, 2
 ACTIVE = "active"
 
 

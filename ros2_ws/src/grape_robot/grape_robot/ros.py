@@ -143,20 +143,23 @@ class Newest(Generic[T]):
 
     def __init__(self, node: Node, kind: type[T], topic: str, qos: QoSProfile) -> None:
         self._kind = kind
-        self._bytes: bytes | None = None
-        self._heard = 0.0
-        self._read: tuple[T, float] | None = None
+        # each is replaced as a whole: it may be read in another thread than the executor's
+        self._newest: tuple[bytes, float] | None = None
+        self._read: tuple[bytes, T, float] | None = None
         node.create_subscription(kind, topic, self._on_bytes, qos, raw=True)
 
     def _on_bytes(self, data: bytes) -> None:
-        self._bytes, self._heard = data, time.monotonic()
+        self._newest = data, time.monotonic()
 
     def read(self) -> tuple[T, float] | None:
-        """The message and when it was heard, seconds of the steady clock; None before the first one."""
-        if self._bytes is not None:
-            self._read = deserialize_message(self._bytes, self._kind), self._heard
-            self._bytes = None
-        return self._read
+        """The message and when it was heard, seconds of the steady clock; None before the first one. As long as none
+        is newer it is the same object."""
+        newest, read = self._newest, self._read
+        if newest is None:
+            return None
+        if read is None or read[0] is not newest[0]:
+            read = self._read = newest[0], deserialize_message(newest[0], self._kind), newest[1]
+        return read[1], read[2]
 
 
 class RobotModeBridge:
@@ -165,19 +168,20 @@ class RobotModeBridge:
     def __init__(self, node: Node, topic: str = topics.ROBOT_STATE) -> None:
         self._names = tuple(Errors.get_fields_and_field_types())
         self._newest = Newest(node, FrankaRobotState, topic, robot_state(lock_step=False))
-        self._message: FrankaRobotState | None = None
-        self._last: RobotMode | None = None
+        self._last: tuple[FrankaRobotState, RobotMode] | None = None
 
     @property
     def last(self) -> RobotMode | None:
         """The newest mode; None: never heard."""
-        read = self._newest.read()
-        if read is not None and read[0] is not self._message:
-            self._message, heard = read
-            errors = raised({name: getattr(self._message.current_errors, name) for name in self._names})
-            stamp = stamp_ns(self._message.header.stamp)
-            self._last = RobotMode(int(self._message.robot_mode), errors, stamp, heard)
-        return self._last
+        read, last = self._newest.read(), self._last
+        if read is None:
+            return None
+        message, heard = read
+        if last is None or last[0] is not message:
+            errors = raised({name: getattr(message.current_errors, name) for name in self._names})
+            mode = RobotMode(int(message.robot_mode), errors, stamp_ns(message.header.stamp), heard)
+            last = self._last = message, mode
+        return last[1]
 
 
 class ControllerBridge:
