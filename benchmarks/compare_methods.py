@@ -52,6 +52,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--states", type=int, default=50, help="fresh initial states a task that policies are tried on")
     parser.add_argument("--workers", type=int, default=0, help="processes at a time; 0: one a core")
     parser.add_argument("--preset", default="default", help="of all methods but TPO as printed")
+    parser.add_argument("--policy", action="append", default=[], help="only this one, e.g. 'TPO balanced'; repeatable")
+    parser.add_argument("--set", type=json.loads, default={}, help="settings of every preset, a JSON object")
     return parser.parse_args()
 
 
@@ -103,6 +105,8 @@ def main(told: argparse.Namespace) -> None:
         states=told.states,
         workers=workers,
         preset=told.preset,
+        overrides=told.set,
+        names=tuple(told.policy),
     )
     with progress() as tell:
         comparison = Comparison(

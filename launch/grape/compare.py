@@ -46,23 +46,29 @@ class Policy:
     preset: str
 
 
-def policies(preset: str = "default") -> tuple[Policy, ...]:
+def policies(preset: str = "default", names: Sequence[str] = ()) -> tuple[Policy, ...]:
     """What is compared with SFT. All but TPO as printed share ``preset``, so that they differ in method alone; the last
-    is the one that the others are set against."""
-    return (
+    is the one that the others are set against. ``names``: of those wanted, in this order, empty: all.
+
+    Raises CompareError naming an unknown one."""
+    known = (
         Policy("filtered BC", "filtered_bc", preset),
         Policy("success-only pairs", "success_only", preset),
         Policy("step-wise DPO", "step_dpo", preset),
         Policy("TPO paper", "tpo", "paper"),
         Policy("TPO balanced" if preset == "default" else f"TPO {preset}", "tpo", preset),
     )
+    for name in names:
+        if name not in (policy.name for policy in known):
+            raise CompareError(f"no policy {name!r} to compare; there are {', '.join(p.name for p in known)}")
+    return tuple(policy for policy in known if not names or policy.name in names)
 
 
 @dataclass(frozen=True)
 class Plan:
     """``rollout_states``: initial states a task, with ``rollouts`` each; ``updates``: of every training run, ``seeds``
-    runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset``: see
-    :func:`policies`; ``overrides``: of every preset."""
+    runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset``, ``names``:
+    see :func:`policies`; ``overrides``: of every preset."""
 
     model: Path
     out: Path
@@ -75,8 +81,10 @@ class Plan:
     workers: int = 1
     preset: str = "default"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        policies(self.preset, self.names)
         for name in ("seeds", "rollout_states", "rollouts", "updates", "states", "workers"):
             least = 2 if name == "rollouts" else 1
             if getattr(self, name) < least:
@@ -86,6 +94,10 @@ class Plan:
         if self.states > FIRST_ROLLOUT_STATE:
             raise CompareError(f"states: at most {FIRST_ROLLOUT_STATE}: from there on are those of the rollouts")
 
+    @property
+    def policies(self) -> tuple[Policy, ...]:
+        return policies(self.preset, self.names)
+
     def told(self, policy: Policy, seed: int) -> Settings:
         """The settings of one training run: the preset's, with the shared budget of updates."""
         # as many epochs as updates: enough whatever an epoch gives
@@ -94,7 +106,7 @@ class Plan:
 
     @property
     def fixed(self) -> dict[str, Any]:
-        """What a folder is held to. More seeds or states may be asked of a folder that is there."""
+        """What a folder is held to. More seeds, states or policies may be asked of a folder that is there."""
         names = ("rollout_states", "rollouts", "updates", "preset")
         return {
             "base_hash": base_hash(self.model),
@@ -194,7 +206,7 @@ class Comparison:
         """The pairs file of each preset, by its name: the same rollouts, each ranked as the preset says."""
         entries = self.files.score("", "task_completion", lambda done, total: self._tell("score", done, total, ""))
         paths = {}
-        for preset in {policy.preset for policy in policies(self.plan.preset)}:
+        for preset in {policy.preset for policy in self.plan.policies}:
             paths[preset] = self.plan.out / f"pairs_{preset}.json"
             if not paths[preset].exists():
                 told = settings(preset, **self.plan.overrides)
@@ -202,7 +214,7 @@ class Comparison:
         return paths
 
     def _train_all(self, pairs: Mapping[str, Path]) -> list[TrainedPolicy]:
-        wanted = [(policy, seed) for seed in range(self.plan.seeds) for policy in policies(self.plan.preset)]
+        wanted = [(policy, seed) for seed in range(self.plan.seeds) for policy in self.plan.policies]
         lock, stop = threading.Lock(), threading.Event()
         finished = 0
 
@@ -265,7 +277,7 @@ class Comparison:
         plan = self.plan
         lines = read_json(self.files.scores_path)["episodes"]
         successes = sum(line["kind"] == "candidate" and line["entry"]["success"] == 1 for line in lines)
-        chosen = {policy.name: plan.told(policy, 0).to_dict() for policy in policies(plan.preset)}
+        chosen = {policy.name: plan.told(policy, 0).to_dict() for policy in plan.policies}
         return {
             "model": plan.model.name,
             **plan.fixed,

@@ -132,6 +132,19 @@ def whole(model: Path, vla: Vla, tmp_path_factory: pytest.TempPathFactory) -> tu
     return out, trainer
 
 
+def test_some_policies_alone_and_the_rest_later_in_the_same_folder(model: Path, vla: Vla, tmp_path: Path) -> None:
+    comparison(vla, plan(model, tmp_path / "out", seeds=1, names=("filtered BC",))).run()
+    found = json.loads((tmp_path / "out" / compare.COMPARISON).read_text())
+    assert [row["policy"] for row in found["rows"]] == [SFT, "filtered BC"]
+    trainer = Trainer()
+    more = ("filtered BC", "TPO balanced")
+    comparison(vla, plan(model, tmp_path / "out", seeds=1, names=more), rollouts=0, train=trainer).run()
+    assert {Path(config.output).name for config in trainer.told} == {"tpo_balanced-0"}
+    found = json.loads((tmp_path / "out" / compare.COMPARISON).read_text())
+    assert [row["policy"] for row in found["rows"]] == [SFT, *more]
+    assert [(d["policy"], d["against"]) for d in found["differences"]][-1] == ("TPO balanced", "filtered BC")
+
+
 def test_every_method_has_the_same_rollouts_updates_and_states(whole: tuple[Path, Trainer]) -> None:
     out, trainer = whole
     found = json.loads((out / compare.COMPARISON).read_text())
@@ -195,6 +208,8 @@ def test_a_folder_of_something_else_is_left_alone(model: Path, vla: Vla, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     with pytest.raises(CompareError, match="rollouts: must be at least 2"):
         plan(model, tmp_path, rollouts=1)
+    with pytest.raises(CompareError, match="no policy 'TPO' to compare; there are filtered BC"):
+        plan(model, tmp_path, names=("TPO",))
     with pytest.raises(CompareError, match="preset: TPO with preset paper"):
         plan(model, tmp_path, preset="paper")
 
