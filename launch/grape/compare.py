@@ -67,8 +67,8 @@ def policies(preset: str = "default", names: Sequence[str] = ()) -> tuple[Policy
 @dataclass(frozen=True)
 class Plan:
     """``rollout_states``: initial states a task, with ``rollouts`` each; ``updates``: of every training run, ``seeds``
-    runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset``, ``names``:
-    see :func:`policies`; ``overrides``: of every preset."""
+    runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset`` and
+    ``names``: see :func:`policies`; ``overrides``: of every preset."""
 
     model: Path
     out: Path
