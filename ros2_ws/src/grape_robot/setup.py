@@ -20,6 +20,7 @@ setup(
     entry_points={
         "console_scripts": [
             "gate_node = grape_robot.gate_node:main",
+            "ghost_arm_node = grape_robot.ghost_arm_node:main",
             "realsense_node = grape_robot.realsense_node:main",
             "recovery_node = grape_robot.recovery_node:main",
             "reset_node = grape_robot.reset_node:main",
