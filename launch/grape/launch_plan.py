@@ -126,6 +126,8 @@ def launch_plan(arguments: Mapping[str, str], share: Path, environ: Mapping[str,
     values = _parameters(told, profile, mapping)
     for key in ("sim", "policy"):
         values[key]["control_period"] = limits.control_period
+    values["teleop"]["operator_period"] = limits.operator_period
+    values["ghost"] |= {"frame": limits.frame, **({"controller": limits.controller} if limits.controller else {})}
     nodes = select(_keys(told))
     prefix = f"/{told['namespace'].strip('/')}".rstrip("/")
     manager: dict[str, object] = {
@@ -167,7 +169,8 @@ def _keys(told: _Told) -> list[str]:
     """Keys of the nodes to start."""
     wanted = {
         "sim": not told.arm,
-        "recovery": told.arm,
+        "ghost": told.arm and told.true("dry_run"),
+        "recovery": told.arm and not told.true("dry_run"),
         "reset": told.arm,
         "camera": told["camera"] == "realsense",
         # a bag of a dry run would pass for what an arm has done

@@ -37,9 +37,10 @@ class NodeSpec:
 NODES: tuple[NodeSpec, ...] = (
     NodeSpec("sim", "grape_sim", "grape_sim", "sim_node"),
     NodeSpec("gate", "grape_gate", "grape_robot", "gate_node"),
+    NodeSpec("ghost", "grape_ghost_arm", "grape_robot", "ghost_arm_node", respawn=True),
     NodeSpec("recovery", "grape_recovery", "grape_robot", "recovery_node", respawn=True),
     NodeSpec("camera", "grape_camera", "grape_robot", "realsense_node", respawn=True),
-    NodeSpec("reset", "grape_reset", "grape_robot", "reset_node", respawn=True),
+    NodeSpec("reset", "grape_reset", "grape_robot", "reset_node"),
     NodeSpec("reward", "grape_reward", "grape_reward", "reward_node", respawn=True),
     NodeSpec("recorder", "grape_recorder", "grape_episode", "recorder_node", respawn=True),
     NodeSpec("policy", "grape_policy", "grape_policy", "policy_node", lifecycle=True),
@@ -102,6 +103,7 @@ def parameters(
     every["trainer"] = {**trainer, "use_sim_time": False}
     # so does what only an arm has, and an operator's hands are as fast as they are in any world
     every["recovery"] = {"profile": str(profile), "use_sim_time": False}
+    every["ghost"] = {"use_sim_time": False}
     every["camera"] = {"use_sim_time": False}
     every["reset"] = {"profile": str(profile), "states": str(episodes.parent / "states"), "use_sim_time": False}
     every["teleop"] = {"use_sim_time": use_sim_time}

@@ -53,8 +53,7 @@ def test_the_simulated_arm_by_default():
 
 def test_a_franka_has_no_simulator_and_no_simulated_time():
     plan = plan_of(**LAB, camera="realsense", trainer="true", evaluate="button")
-    every = [spec.key for spec in NODES]
-    assert keys(plan) == [key for key in every if key != "sim"]
+    assert keys(plan) == [spec.key for spec in NODES if spec.key not in ("sim", "ghost")]
     assert plan.params_file == PARAMS / "franka.yaml"
     assert not any(values["use_sim_time"] for values in plan.parameters.values())
     assert not any(values.get("lock_step") for values in plan.parameters.values())
@@ -101,8 +100,14 @@ def test_a_dry_run_sends_and_records_nothing():
     plan = plan_of(**LAB, dry_run="true", instruction="put it there")
     assert plan.parameters["gate"]["dry_run"] is True
     assert "recorder" not in keys(plan)
+    assert "recovery" not in keys(plan)
     assert "--no-record" in plan.command
     assert "dry run: nothing is sent to the arm, nothing is recorded" in plan.notes
+    # what stands in for an arm that is powered off has the gate's controller and frame
+    limits = yaml.safe_load((PARAMS / "gate_real.yaml").read_text())
+    assert plan.parameters["ghost"]["controller"] == limits["controller"]
+    assert plan.parameters["ghost"]["frame"] == limits["frame"]
+    assert "ghost" not in keys(plan_of(dry_run="true"))
     assert plan_of(**LAB).parameters["gate"]["dry_run"] is False
 
 

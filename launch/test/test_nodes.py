@@ -25,8 +25,9 @@ def test_selection_keeps_the_order_of_the_table_and_names_the_unknown():
 
 
 def test_what_acts_or_decides_what_reaches_the_arm_is_never_respawned():
-    """The gate latches: a new one would have forgotten why. The policy and the world hold what an episode rests on."""
-    assert [spec.key for spec in NODES if not spec.respawn] == ["sim", "gate", "policy"]
+    """The gate latches: a new one would have forgotten why. Resets drive the arm; the policy and the world hold what
+    an episode rests on."""
+    assert [spec.key for spec in NODES if not spec.respawn] == ["sim", "gate", "reset", "policy"]
 
 
 def test_a_profile_is_a_name_or_a_file(tmp_path):
