@@ -1,0 +1,124 @@
+"""Arithmetic of poses, boxes and the Franka arm for the gate's checker: its own, so that it errs on its own.
+
+Denavit-Hartenberg parameters after Craig, as Franka publishes them. Poses are arrays (7,): position m, quaternion
+x, y, z, w; base frame; radians.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+Array = NDArray[np.float64]
+_DH = (
+    (0.0, 0.333, 0.0),
+    (0.0, 0.0, -math.pi / 2),
+    (0.0, 0.316, math.pi / 2),
+    (0.0825, 0.0, math.pi / 2),
+    (-0.0825, 0.384, -math.pi / 2),
+    (0.0, 0.0, math.pi / 2),
+    (0.088, 0.0, math.pi / 2),
+)
+LINKS = (*(f"fr3_link{number}" for number in range(9)), "hand", "tcp")
+"""Names of the frames of ``frames_of``."""
+FLANGE, TOOL, TOOL_YAW = 0.107, 0.145, -math.pi / 4
+"""Metres from joint 7 to the flange and from there to the TCP, and the tool's turn about the approach."""
+
+
+def frames_of(joints: Array) -> list[Array]:
+    """Base-frame matrices (4, 4) of ``LINKS`` for angles (7,) radians: 0 to 7 turn with the joint of their number, 8 is
+    the flange, ``hand`` the gripper's mount."""
+    current = np.eye(4)
+    frames = [current]
+    for (a, d, alpha), angle in zip(_DH, joints, strict=True):
+        ca, sa, cq, sq = math.cos(alpha), math.sin(alpha), math.cos(angle), math.sin(angle)
+        link = [[cq, -sq, 0, a], [sq * ca, cq * ca, -sa, -d * sa], [sq * sa, cq * sa, ca, d * ca], [0, 0, 0, 1]]
+        current = current @ np.array(link)
+        frames.append(current)
+    flange = current.copy()
+    flange[:3, 3] += FLANGE * current[:3, 2]
+    cy, sy = math.cos(TOOL_YAW), math.sin(TOOL_YAW)
+    hand = flange @ np.array([[cy, -sy, 0, 0], [sy, cy, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    tool = hand.copy()
+    tool[:3, 3] += TOOL * hand[:3, 2]
+    return [*frames, flange, hand, tool]
+
+
+def tcp_of(joints: Array) -> Array:
+    """TCP (7,) of angles (7,) radians."""
+    tool = frames_of(joints)[-1]
+    return np.concatenate([tool[:3, 3], Rotation.from_matrix(tool[:3, :3]).as_quat()])
+
+
+def jacobian_of(frames: list[Array]) -> Array:
+    """(6, 7) of the TCP in the base frame."""
+    tool = frames[-1][:3, 3]
+    return np.array(
+        [np.concatenate([np.cross(f[:3, 2], tool - f[:3, 3]), f[:3, 2]]) for f in frames[1 : 1 + len(_DH)]]
+    ).T
+
+
+def angle_between(one: Array, other: Array) -> float:
+    """Radians between two quaternions (4,), of any length."""
+    a, b = one / np.linalg.norm(one), other / np.linalg.norm(other)
+    near, far = sorted((float(np.linalg.norm(a - b)), float(np.linalg.norm(a + b))))
+    # by the half-angle's tangent: exact where the arc cosine of a product near one is not
+    return 4.0 * math.atan2(near, far)
+
+
+def box_distance(point: Array, low: Array, high: Array) -> float:
+    """Metres from a point to a box; 0 inside."""
+    return float(np.linalg.norm(np.maximum(np.maximum(low - point, point - high), 0.0)))
+
+
+def way_touches(start: Array, end: Array, low: Array, high: Array) -> bool:
+    """Whether the straight way comes into the open box: by the overlap of the three intervals of its parameter."""
+    first, last = 0.0, 1.0
+    for a, b, lo, hi in zip(start, end, low, high, strict=True):
+        if abs(b - a) < 1e-15:
+            if not lo < a < hi:
+                return False
+            continue
+        t0, t1 = (lo - a) / (b - a), (hi - a) / (b - a)
+        first, last = max(first, min(t0, t1)), min(last, max(t0, t1))
+    return bool(first < last)
+
+
+def turned(action: tuple[float, ...], convention: str, share: float) -> Rotation:
+    """The rotation of an action, or of a ``share`` of it about the same axis."""
+    x, y, z = action[3:6]
+    if convention == "euler_xyz":
+        whole = Rotation.from_rotvec([0, 0, z]) * Rotation.from_rotvec([0, y, 0]) * Rotation.from_rotvec([x, 0, 0])
+    else:
+        whole = Rotation.from_rotvec([x, y, z])
+    return Rotation.from_rotvec(share * whole.as_rotvec())
+
+
+def reached(joints: Array, way: Array, rounds: int = 12) -> tuple[Array, bool]:
+    """Joints (7,) whose TCP is ``way`` (6,) from that of ``joints``, by Newton steps of least norm; and whether they
+    were found with no singularity near."""
+    frames = frames_of(joints)
+    place = frames[-1][:3, 3] + way[:3]
+    turn = Rotation.from_rotvec(way[3:]) * Rotation.from_matrix(frames[-1][:3, :3])
+    there = joints
+    for _ in range(rounds):
+        left = turn * Rotation.from_matrix(frames[-1][:3, :3]).inv()
+        error = np.concatenate([place - frames[-1][:3, 3], left.as_rotvec()])
+        if float(np.abs(error).max()) < 1e-5:
+            return there, True
+        matrix = jacobian_of(frames)
+        if float(np.linalg.svd(matrix, compute_uv=False)[-1]) < 0.05:
+            return there, False
+        there = there + np.linalg.pinv(matrix) @ error
+        frames = frames_of(there)
+    return there, False
+
+
+def placed(spheres: Sequence[tuple[str, Array, float]], joints: Array) -> list[Array]:
+    """Centres (3,) in the base frame of spheres (link, centre in its frame, radius)."""
+    frames = dict(zip(LINKS, frames_of(joints), strict=True))
+    return [frames[link][:3, :3] @ centre + frames[link][:3, 3] for link, centre, _ in spheres]
