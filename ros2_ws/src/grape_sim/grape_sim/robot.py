@@ -202,10 +202,22 @@ class Robot:
 
         Joint commands run on a straight line from where the last command stands: no jump, whatever the target.
         """
+        self.move(target, duration)
+        self.grip(gripper)
+
+    def move(self, target: Pose, duration: float) -> None:
+        """The arm's part of ``set_target``."""
         self._start = self._command
         self._goal = kinematics.inverse(target, self._command)
         self._progress, self._duration = 0, max(1, round(duration / self._timestep))
+
+    def grip(self, gripper: float) -> None:
+        """The gripper's part of ``set_target``."""
         self._knuckle_goal = KNUCKLE_CLOSED * (1.0 - min(max(float(gripper), 0.0), 1.0))
+
+    def halt(self) -> None:
+        """The arm goes no further than it is commanded now."""
+        self._start = self._goal = self._command
 
     def apply(self) -> None:
         """Hand the motors their command of the coming physics step."""

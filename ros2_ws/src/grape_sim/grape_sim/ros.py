@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 from control_msgs.action import GripperCommand, ParallelGripperCommand
+from franka_msgs.msg import FrankaRobotState
 from geometry_msgs.msg import Point, PoseStamped, WrenchStamped
 from grape_interfaces.msg import KeepOutBoxes, Keypoints, WorldStatus
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -28,6 +29,7 @@ from grape_episode.ros import (
     robot_state,
     set_stamp,
 )
+from grape_sim.franka import FrankaArm
 from grape_sim.world import Observation
 
 CLOCK_TOPIC = "/clock"
@@ -54,6 +56,7 @@ class RobotTopics:
         self._joints = create(JointState, topics.JOINT_STATES, JOINTS)
         self._pose = create(PoseStamped, topics.CURRENT_POSE, robot_state(lock_step))
         self._wrench = create(WrenchStamped, topics.WRENCH, robot_state(lock_step))
+        self._state = create(FrankaRobotState, topics.ROBOT_STATE, JOINTS)
         self._keypoints = create(Keypoints, topics.KEYPOINTS, EVENT)
         self._status = create(WorldStatus, topics.WORLD_STATUS, EVENT)
         self._keep_out = create(KeepOutBoxes, topics.KEEP_OUT, EVENT)
@@ -83,10 +86,23 @@ class RobotTopics:
         """TCP and external wrench, base frame."""
         header = _header(stamp, topics.BASE_FRAME)
         self._pose.publish(PoseStamped(header=header, pose=pose_to_msg(observation.tcp)))
-        wrench = WrenchStamped(header=header)
-        force, torque = wrench.wrench.force, wrench.wrench.torque
-        force.x, force.y, force.z, torque.x, torque.y, torque.z = map(float, observation.wrench)
-        self._wrench.publish(wrench)
+        self._wrench.publish(_wrench(observation, header))
+
+    def robot_state(self, observation: Observation, stamp: int, arm: FrankaArm) -> None:
+        """Mode and errors of the arm, with joints, TCP and wrench as the other topics have them."""
+        header = _header(stamp, topics.BASE_FRAME)
+        message = FrankaRobotState(header=header, robot_mode=arm.mode, time=observation.time)
+        joints = JointState(header=header, name=list(topics.ARM_JOINTS))
+        joints.position = [float(angle) for angle in observation.joints]
+        joints.velocity = [float(speed) for speed in observation.joint_velocities]
+        message.measured_joint_state = joints
+        message.o_t_ee = PoseStamped(header=header, pose=pose_to_msg(observation.tcp))
+        message.o_f_ext_hat_k = _wrench(observation, header)
+        message.control_command_success_rate = 1.0 if arm.follows else 0.0
+        for name in arm.errors:
+            setattr(message.current_errors, name, True)
+            setattr(message.last_motion_errors, name, True)
+        self._state.publish(message)
 
     def keep_outs(self, observation: Observation, stamp: int) -> None:
         """The boxes of what moves; a message without any says that there is nothing, silence that nobody looks."""
@@ -131,6 +147,13 @@ def _header(stamp: int, frame: str) -> Header:
     header = Header(frame_id=frame)
     set_stamp(header.stamp, stamp)
     return header
+
+
+def _wrench(observation: Observation, header: Header) -> WrenchStamped:
+    message = WrenchStamped(header=header)
+    force, torque = message.wrench.force, message.wrench.torque
+    force.x, force.y, force.z, torque.x, torque.y, torque.z = map(float, observation.wrench)
+    return message
 
 
 class GripperServer:

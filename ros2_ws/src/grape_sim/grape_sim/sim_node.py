@@ -36,6 +36,8 @@ from grape_episode.ros import (
     stamp_ns,
 )
 from grape_sim.errors import SimError
+from grape_sim.franka_node import FrankaNode
+from grape_sim.pace import LockStep, Rates, Step, Stream
 from grape_sim.ros import CLOCK_TOPIC, GRIPPER_TYPES, GripperServer, RobotTopics
 from grape_sim.tasks import SIM_TASKS
 from grape_sim.world import Observation, World, WorldConfig
@@ -44,8 +46,6 @@ FIRST_STAMP = 1_000_000_000
 """Stamp of the world's time 0, ns: a ROS time of zero means no time at all."""
 TICK = 0.01
 """Seconds of the world between two poses in real time."""
-JOINT_PERIOD = 1.0 / 30.0
-KEEP_OUT_PERIOD = 0.05
 LONGEST_LAG = 0.1
 """Seconds that the world may run behind the wall before it gives them up instead of catching up."""
 DEADLINE = 30.0
@@ -67,30 +67,6 @@ class _Reset:
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One control period towards ``target``; None: hold the last one."""
-
-    target: Pose | None
-
-
-@dataclass
-class _Every:
-    """Due once per ``period`` seconds of the world."""
-
-    period: float
-    next: float = 0.0
-
-    def restart(self, now: float) -> None:
-        self.next = now + self.period
-
-    def due(self, now: float) -> bool:
-        if now < self.next:
-            return False
-        self.next = max(self.next + self.period, now)
-        return True
-
-
 class SimNode(Node):
     """See the module. Raises ForeignNodeError or SimError when it may not or cannot start."""
 
@@ -109,7 +85,7 @@ class SimNode(Node):
             raise SimError(f"parameter gripper_type: {gripper!r}, expected one of {', '.join(GRIPPER_TYPES)}")
         self._camera_period = 1.0 / camera_hz
         self._config = WorldConfig(image_size=size, control_period=period, depth=self._depth)
-        self._jobs: queue.Queue[_Reset | _Step] = queue.Queue()
+        self._jobs: queue.Queue[_Reset | Step] = queue.Queue()
         self._ending = threading.Event()
         self._failure: Exception | None = None
         # shared by executor and world thread
@@ -117,15 +93,16 @@ class SimNode(Node):
         self._episode_id = ""
         self._gripper = 1.0
         self._target: Pose | None = None
-        self._awaited: int | None = None
-        self._commit: StepCommit | None = None
-        self._offered: tuple[int, Pose] | None = None
-        self._patience = float("inf")
+        self._steps = LockStep(DEADLINE)
+        self._followed = True
+        """Whether the arm followed targets when it was last commanded."""
+        self._mode = -1
 
         refuse_foreign(lambda: self._foreign(own=0), discovery)
         self._started = self._alone = time.monotonic()
         self._topics = RobotTopics(self, self._lock_step, self._depth)
         self._gripper_server = GripperServer(self, gripper, self._on_gripper)
+        self._franka = FrankaNode()
         self.create_subscription(PoseStamped, topics.TARGET_POSE, self._on_target, COMMAND)
         self.create_subscription(StepCommit, topics.STEP_COMMIT, self._on_commit, EVENT)
         self.create_service(ResetWorld, topics.RESET_WORLD, self._on_reset)
@@ -143,6 +120,7 @@ class SimNode(Node):
         """Ends the world's thread and closes the world."""
         self._ending.set()
         self._thread.join(10.0)
+        self._franka.end()
 
     def _foreign(self, own: int) -> str:
         for topic in (CLOCK_TOPIC, topics.COLOR):
@@ -163,11 +141,8 @@ class SimNode(Node):
         elif now < self._started + STARTING or now > self._alone + 2.0 * STARTING:
             raise ForeignNodeError(reason)
         with self._lock:
-            late = self._commit is not None and time.monotonic() > self._patience
-            if late:
-                self._patience = float("inf")
-                step = self._commit.step if self._commit is not None else 0
-        if late:
+            step = self._steps.overdue(now)
+        if step is not None:
             self.get_logger().error(
                 f"{topics.TARGET_POSE}: step {step} of {self._episode_id} was committed, "
                 f"and its target has not come within {DEADLINE:g} s"
@@ -180,7 +155,8 @@ class SimNode(Node):
     def _on_target(self, message: PoseStamped) -> None:
         target = pose_from_msg(message.pose)
         norm = np.linalg.norm(target.quaternion)
-        if message.header.frame_id != topics.BASE_FRAME or not np.isfinite(target.position).all() or not norm > 1e-6:
+        pose = bool(np.isfinite(target.position).all() and np.isfinite(norm) and norm > 1e-6)
+        if message.header.frame_id != topics.BASE_FRAME or not pose:
             self.get_logger().warning(
                 f"{topics.TARGET_POSE}: ignored: frame {message.header.frame_id!r}, position {target.position}, "
                 f"quaternion {target.quaternion}"
@@ -188,31 +164,20 @@ class SimNode(Node):
             return
         with self._lock:
             if self._lock_step:
-                self._offered = stamp_ns(message.header.stamp), target
-                self._advance()
+                self._advance(self._steps.offer(stamp_ns(message.header.stamp), target))
             else:
                 self._target = target
 
     def _on_commit(self, message: StepCommit) -> None:
         with self._lock:
-            stamp = stamp_ns(message.header.stamp)
-            if not self._lock_step or stamp != self._awaited or message.episode_id != self._episode_id:
-                return
-            self._commit = message
-            self._patience = time.monotonic() + DEADLINE
-            self._advance()
+            if self._lock_step and message.episode_id == self._episode_id:
+                accepted = message.verdict == GateStatus.ACCEPTED
+                stamp = stamp_ns(message.header.stamp)
+                self._advance(self._steps.commit(stamp, message.step, accepted, time.monotonic()))
 
-    def _advance(self) -> None:
-        """In lock-step: a step of the world once its commit, and where that says accepted its target, are here."""
-        if self._awaited is None or self._commit is None:
-            return
-        target = None
-        if self._commit.verdict == GateStatus.ACCEPTED:
-            if self._offered is None or self._offered[0] != self._awaited:
-                return
-            target = self._offered[1]
-        self._awaited = self._commit = self._offered = None
-        self._jobs.put(_Step(target))
+    def _advance(self, step: Step | None) -> None:
+        if step is not None:
+            self._jobs.put(step)
 
     def _on_reset(self, request: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
         job = _Reset(request.episode_id, request.task, request.variant or self._variant, request.initial_state)
@@ -253,7 +218,8 @@ class SimNode(Node):
                 self._reset(world, job)
                 continue
             with self._lock:
-                self._target = job.target or self._target
+                if self._franka.arm.follows:
+                    self._target = job.target or self._target
                 target, gripper = self._target, self._gripper
             assert target is not None  # every reset sets one
             self._show(world, world.step(target, gripper))
@@ -261,10 +227,8 @@ class SimNode(Node):
     def _pace(self, world: World) -> None:
         """Real time: the world follows the wall in ticks, and falls behind rather than jumping."""
         due, shown = time.monotonic(), world.time
-        camera, joints, boxes = _Every(self._camera_period), _Every(JOINT_PERIOD), _Every(KEEP_OUT_PERIOD)
-        for rate in (camera, joints, boxes):
-            rate.restart(shown)
-        commanded: tuple[Pose, float] | None = None
+        rates, stream = Rates(self._camera_period), Stream(TICK, self._config.control_period)
+        rates.restart(shown)
         while not self._ending.is_set():
             try:
                 job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
@@ -273,27 +237,37 @@ class SimNode(Node):
             if isinstance(job, _Reset):
                 self._reset(world, job)
                 due, shown = time.monotonic() + TICK, world.time
-                for rate in (camera, joints, boxes):
-                    rate.restart(shown)
-                commanded = None
+                rates.restart(shown)
+                stream.restart()
                 continue
-            with self._lock:
-                target, gripper = self._target, self._gripper
-            assert target is not None  # every reset sets one
-            # commanding it again would begin the motion anew
-            if commanded is None or commanded[0] is not target or commanded[1] != gripper:
-                commanded = target, gripper
-                world.set_target(target, gripper)
+            self._command(world, stream)
             # to a grid of ticks: a tick is no whole number of physics steps
             shown += TICK
             world.advance(shown - world.time)
             due = max(due + TICK, time.monotonic() - LONGEST_LAG)
-            seen, felt = camera.due(world.time), joints.due(world.time)
-            observation = world.observe(color=seen, depth=seen and self._depth)
-            self._publish(world, observation, seen or felt, boxes.due(world.time), seen)
+            seen, felt, boxes = rates.due(world.time)
+            self._publish(world, world.observe(color=seen, depth=seen and self._depth), felt, boxes, seen)
+
+    def _command(self, world: World, stream: Stream) -> None:
+        """Real time: hands the newest target and gripper's goal to the arm, or halts it when its controller ends."""
+        follows = self._franka.arm.follows
+        with self._lock:
+            if follows is not self._followed:  # a target from before says nothing about now
+                self._target = None
+            target, gripper = self._target, self._gripper
+        if follows is not self._followed:
+            self._followed = follows
+            stream.restart()
+            world.robot.halt()
+        seconds = stream.take(target, world.time) if follows else None
+        if target is not None and seconds is not None:
+            world.robot.move(target, seconds)
+        world.robot.grip(gripper)
 
     def _reset(self, world: World, job: _Reset) -> None:
         try:
+            if hindrance := self._franka.arm.line:
+                raise SimError(f"the arm does not move: {hindrance}: recover it first")
             observation = world.reset(job.task, job.variant, job.initial_state)
         except SimError as error:
             job.reason = str(error)
@@ -302,8 +276,8 @@ class SimNode(Node):
         self._gripper_server.clear()
         with self._lock:
             self._episode_id = job.episode_id
-            self._target, self._gripper = observation.tcp, 1.0
-            self._commit = self._offered = None
+            self._target, self._gripper = observation.tcp if self._lock_step else None, 1.0
+            self._steps.reset()
         job.stamp = _stamp(observation)
         self._show(world, observation)
         job.done.set()
@@ -311,15 +285,19 @@ class SimNode(Node):
     def _show(self, world: World, observation: Observation) -> None:
         """Everything of one observation; in lock-step its commit is awaited from here on."""
         with self._lock:
-            self._awaited = _stamp(observation)
+            self._steps.awaits(_stamp(observation))
         self._publish(world, observation, joints=True, boxes=True, color=True)
 
     def _publish(self, world: World, observation: Observation, joints: bool, boxes: bool, color: bool) -> None:
-        stamp = _stamp(observation)
+        stamp, arm = _stamp(observation), self._franka.arm
         self._topics.clock(stamp)
         if joints:
             self._topics.joints(observation, stamp)
-        self._topics.pose(observation, stamp)
+        if self._lock_step or arm.tells(time.monotonic()):  # a silence would stop a world that waits for answers
+            self._topics.pose(observation, stamp)
+            if joints or arm.mode != self._mode:
+                self._topics.robot_state(observation, stamp, arm)
+            self._mode = arm.mode
         if boxes:
             self._topics.keep_outs(observation, stamp)
         self._gripper_server.update(observation.knuckle, observation.time)

@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import rclpy
+from action_msgs.msg import GoalStatus
 from control_msgs.action import GripperCommand, ParallelGripperCommand
+from controller_manager_msgs.srv import ListControllers, SetHardwareComponentState, SwitchController
+from franka_msgs.action import ErrorRecovery
+from franka_msgs.msg import FrankaRobotState
 from geometry_msgs.msg import PoseStamped, WrenchStamped
 from grape_interfaces.msg import GateStatus, KeepOutBoxes, Keypoints, StepCommit, WorldStatus
 from grape_interfaces.srv import ResetWorld
@@ -22,10 +27,13 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from std_srvs.srv import SetBool
 
 from grape_episode import topics
 from grape_episode.ros import COMMAND, EVENT, ask, image_from_msg, robot_state, set_stamp, stamp_ns
 from grape_episode.testing import NodeProcess, free_domain, wait_for
+from grape_sim.franka import CONTROLLER, HARDWARE, ON_ARM
+from grape_sim.franka_node import REFLEX, USER_STOP
 from grape_sim.tasks import SIM_TASKS, VARIANTS
 
 pytestmark = pytest.mark.ros
@@ -40,6 +48,7 @@ OUTPUTS = {
     topics.JOINT_STATES: JointState,
     topics.CURRENT_POSE: PoseStamped,
     topics.WRENCH: WrenchStamped,
+    topics.ROBOT_STATE: FrankaRobotState,
     topics.KEYPOINTS: Keypoints,
     topics.WORLD_STATUS: WorldStatus,
     topics.KEEP_OUT: KeepOutBoxes,
@@ -116,6 +125,62 @@ class Lab:
         self.steps += 1
         self.at(topics.COLOR, stamp + PERIOD)
         return stamp + PERIOD
+
+    def call(self, kind: type, name: str, request: Any) -> Any:
+        """A service's answer."""
+        client = self.node.create_client(kind, name)
+        wait_for(client.service_is_ready, name)
+        asked: list = []
+
+        def answered() -> bool:
+            # a request that is sent before the server has discovered its client is lost
+            if not asked or (len(asked) < 4 and time.monotonic() > begin + 2.0 * len(asked)):
+                asked.append(client.call_async(request))
+            return any(future.done() for future in asked)
+
+        begin = time.monotonic()
+        wait_for(answered, f"an answer of {name}")
+        result = next(future.result() for future in asked if future.done())
+        self.node.destroy_client(client)
+        return result
+
+    def press(self, name: str, pressed: bool) -> SetBool.Response:
+        return self.call(SetBool, name, SetBool.Request(data=pressed))
+
+    def controllers(self) -> dict[str, str]:
+        name = f"{topics.CONTROLLER_MANAGER}/list_controllers"
+        answer = self.call(ListControllers, name, ListControllers.Request())
+        return {controller.name: controller.state for controller in answer.controller}
+
+    def switch(self, activate: Iterable[str] = (), deactivate: Iterable[str] = ()) -> SwitchController.Response:
+        request = SwitchController.Request(strictness=SwitchController.Request.STRICT)
+        request.activate_controllers, request.deactivate_controllers = list(activate), list(deactivate)
+        return self.call(SwitchController, f"{topics.CONTROLLER_MANAGER}/switch_controller", request)
+
+    def activate_hardware(self) -> SetHardwareComponentState.Response:
+        request = SetHardwareComponentState.Request(name=HARDWARE)
+        request.target_state.label = "active"
+        name = f"{topics.CONTROLLER_MANAGER}/set_hardware_component_state"
+        return self.call(SetHardwareComponentState, name, request)
+
+    def clear(self) -> int:
+        """The status of an error recovery."""
+        client = ActionClient(self.node, ErrorRecovery, topics.ERROR_RECOVERY)
+        wait_for(client.server_is_ready, topics.ERROR_RECOVERY)
+        handle = ask(self.node.executor, lambda: client.send_goal_async(ErrorRecovery.Goal())).result(30.0)
+        assert handle.accepted
+        return int(ask(self.node.executor, handle.get_result_async).result(30.0).status)
+
+    def recover(self) -> None:
+        assert self.clear() == GoalStatus.STATUS_SUCCEEDED
+        assert self.activate_hardware().ok and self.switch(ON_ARM).ok
+
+    def mode(self) -> int:
+        return int(self.heard[topics.ROBOT_STATE][-1].robot_mode)
+
+    def position(self) -> np.ndarray:
+        p = self.heard[topics.CURRENT_POSE][-1].pose.position
+        return np.array([p.x, p.y, p.z])
 
     def grip(self, knuckle: float, joint: str = topics.KNUCKLE_JOINT):
         """The goal's handle."""
@@ -200,6 +265,7 @@ def test_an_observation_is_one_instant(lock: Lab) -> None:
         (topics.CAMERA_INFO, topics.CAMERA_FRAME),
         (topics.CURRENT_POSE, topics.BASE_FRAME),
         (topics.WRENCH, topics.BASE_FRAME),
+        (topics.ROBOT_STATE, topics.BASE_FRAME),
         (topics.KEYPOINTS, topics.BASE_FRAME),
         (topics.KEEP_OUT, topics.BASE_FRAME),
     ):
@@ -321,6 +387,95 @@ def test_a_target_that_is_no_pose_is_ignored(real: Lab) -> None:
     wait_for(lambda: "ignored" in real.process.output, "the warning")
     after = real.heard[topics.CURRENT_POSE][-1].pose.position
     assert abs(after.x - before.x) < 0.003 and real.process.running()
+
+
+def test_a_stream_of_targets_is_followed_without_falling_behind(real: Lab) -> None:
+    """50 Hz, 0.1 m/s: with a whole control period for every target the arm would be 20 mm behind, without end."""
+    first = stamp_ns(real.reset().first_observation)
+    p = real.at(topics.CURRENT_POSE, first).pose.position
+    speed, began, wall = 0.1, stamp_of(real.heard["/clock"][-1]), time.monotonic()
+    sent: list[tuple[int, float]] = []
+    while (along := speed * (time.monotonic() - wall)) < 0.15:
+        now = stamp_of(real.heard["/clock"][-1])
+        sent.append((now, along))
+        real.aim(now, (p.x, p.y + along, p.z))
+        time.sleep(0.02)  # the pace of the stream is what is tested
+    poses = [
+        (stamp_of(m), m.pose.position.y - p.y) for m in list(real.heard[topics.CURRENT_POSE]) if stamp_of(m) > began
+    ]
+    times, places = np.array(sent, dtype=float).T
+    behind = [np.interp(stamp, times, places) - y for stamp, y in poses if times[10] < stamp < times[-1]]
+    assert len(behind) > 50 and np.percentile(behind, 90) < 0.012 and np.median(behind) < 0.009
+    halves = np.array_split(np.array(behind), 2)
+    assert np.median(halves[1]) < np.median(halves[0]) + 0.003, "it falls behind"
+    wait_for(lambda: abs(real.position()[1] - p.y - places[-1]) < 0.004, "the arm at the stream's end")
+
+
+@pytest.mark.parametrize(("name", "mode"), [(USER_STOP, 5), (REFLEX, 4)])
+def test_a_stopped_arm_says_so_ignores_targets_and_is_recovered_in_order(real: Lab, name: str, mode: int) -> None:
+    first = stamp_ns(real.reset().first_observation)
+    wait_for(lambda: real.mode() == 2, "an arm that moves")
+    home = real.position()
+    assert real.press(name, True).success
+    wait_for(lambda: real.mode() == mode, "the mode")
+    states = real.controllers()
+    assert {states[controller] for controller in ON_ARM} == {"inactive"} and states[
+        "robotiq_gripper_controller"
+    ] == "active"
+    errors = real.heard[topics.ROBOT_STATE][-1].current_errors
+    assert errors.cartesian_reflex == (mode == 4)
+
+    def silent() -> bool:
+        count = len(real.heard[topics.CURRENT_POSE])
+        clock = len(real.heard["/clock"])
+        wait_for(lambda: len(real.heard["/clock"]) > clock + 20, "the world's clock")
+        return len(real.heard[topics.CURRENT_POSE]) == count
+
+    wait_for(silent, "the broadcaster's silence")
+    answer = real.reset()
+    assert not answer.accepted and "recover it first" in answer.reason
+    real.aim(first, (home[0] + 0.1, home[1], home[2]))
+    assert not real.activate_hardware().ok and not real.switch(ON_ARM).ok
+    if name == USER_STOP:
+        assert real.clear() == GoalStatus.STATUS_ABORTED
+        assert real.press(name, False).success
+    else:
+        assert not real.press(name, False).success, "only a recovery ends a reflex"
+    real.recover()
+    wait_for(lambda: real.mode() == 2, "the arm's return")
+    # the target from before must not move it
+    clock = len(real.heard["/clock"])
+    wait_for(lambda: len(real.heard["/clock"]) > clock + 30, "a third of a second")
+    assert np.abs(real.position() - home).max() < 0.003
+    real.aim(first, (home[0] + 0.03, home[1], home[2]))
+    wait_for(lambda: abs(real.position()[0] - home[0] - 0.03) < 0.004, "the arm at its target")
+
+
+def test_a_deactivated_controller_ignores_targets_and_the_rest_goes_on(real: Lab) -> None:
+    stamp = stamp_ns(real.reset().first_observation)
+    home = real.position()
+    assert real.switch(deactivate=[CONTROLLER]).ok and real.controllers()[CONTROLLER] == "inactive"
+    wait_for(lambda: real.mode() == 1, "an idle arm")
+    real.aim(stamp, (home[0] + 0.1, home[1], home[2]))
+    clock = len(real.heard["/clock"])
+    wait_for(lambda: len(real.heard["/clock"]) > clock + 30, "a third of a second")
+    assert np.abs(real.position() - home).max() < 0.003
+    assert real.switch([CONTROLLER]).ok
+    wait_for(lambda: real.mode() == 2, "the arm's return")
+
+
+def test_in_lock_step_a_stopped_arm_holds_and_every_observation_comes(lock: Lab) -> None:
+    stamp = stamp_ns(lock.reset().first_observation)
+    assert lock.at(topics.ROBOT_STATE, stamp).robot_mode == 2
+    home = lock.at(topics.CURRENT_POSE, stamp).pose.position
+    lock.press(USER_STOP, True)
+    stamp = lock.step(stamp, (home.x + 0.05, home.y, home.z))
+    assert lock.at(topics.ROBOT_STATE, stamp).robot_mode == 5
+    assert abs(lock.at(topics.CURRENT_POSE, stamp).pose.position.x - home.x) < 0.003
+    lock.press(USER_STOP, False)
+    lock.recover()
+    stamp = lock.step(stamp, (home.x + 0.05, home.y, home.z))
+    assert lock.at(topics.CURRENT_POSE, stamp).pose.position.x - home.x > 0.03
 
 
 def test_a_second_simulator_and_wrong_parameters_are_refused(lock: Lab, tmp_path: Path) -> None:
