@@ -14,9 +14,9 @@ from grape_episode.geometry import Pose
 from grape_robot import checks, quaternions, sensed
 from grape_robot.arm_model import ArmModel
 from grape_robot.boxes import Box, LinkSphere
+from grape_robot.franka import MOVE
 from grape_robot.integrate import anchor, moved
 from grape_robot.profile import GateProfile, ProfileError, load_profile
-from grape_robot.sensed import MOVE
 from grape_robot.state import POLICY, TELEOP, Authority, GateState, Mode, Senses, StepRequest, Verdict, is_pose
 
 __all__ = [
@@ -198,13 +198,14 @@ def _moved_in(profile: GateProfile, state: GateState, senses: Senses) -> str:
     return checks.keep_out(profile, senses.keep_out, senses.measured, state.reference or senses.measured)
 
 
-def gripper_goal(profile: GateProfile, last: float | None, value: float) -> float:
-    """0 (close) or 1 (open) for a gripper value, with hysteresis around ``last`` (None: the nearer of the two)."""
+def gripper_goal(profile: GateProfile, last: float | None, value: float, source: str = POLICY) -> float | None:
+    """0 (close) or 1 (open) for a gripper value, with hysteresis around ``last`` (None: the nearer of the two; of an
+    operator None, who between the two leaves the gripper as it is)."""
     if value < profile.gripper_close_below:
         return 0.0
     if value > profile.gripper_open_above:
         return 1.0
-    if last is None:
+    if last is None and source == POLICY:
         return 1.0 if value >= 0.5 else 0.0
     return last
 
@@ -267,7 +268,7 @@ def _motion(
     name, reason = checks.posture(profile, arm, boxes, senses, target)
     if name:
         return Verdict(False, name, reason)
-    goal = gripper_goal(profile, state.gripper, float(request.action[6]))
+    goal = gripper_goal(profile, state.gripper, float(request.action[6]), request.source)
     if short:
         return Verdict(True, "length", f"shortened to {part:.4f} of itself: {short}", target, goal, part)
     return Verdict(True, target=target, gripper=goal)

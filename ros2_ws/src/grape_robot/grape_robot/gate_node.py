@@ -1,46 +1,58 @@
-"""The gate's node: judges every PolicyStep and is the only one that speaks to the arm's controllers.
+"""The gate's node: judges every step and is the only one that speaks to the arm's controllers.
 
-A process of its own. Per step: verdict, target pose, acceptance of the gripper's goal, GateStatus, StepCommit.
-A topic is no safety function: the arm's own limits and its emergency stop stay in force.
+A process of its own. Per step of the policy: verdict, target, acceptance of the gripper's goal, GateStatus, StepCommit.
+In real time the set point goes to the target in small steps, at the profile's ``slew_rate``; in lock-step the target is
+sent at once. A topic is no safety function: the arm's own limits and its emergency stop stay in force.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections import deque
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import rclpy
-from geometry_msgs.msg import PoseStamped
-from grape_interfaces.msg import EpisodeIdentity, EpisodeOutcome, GateStatus, Heartbeat, PolicyStep, StepCommit
+from geometry_msgs.msg import PoseStamped, WrenchStamped
+from grape_interfaces.msg import (
+    ArmStatus,
+    EpisodeIdentity,
+    EpisodeOutcome,
+    GateStatus,
+    Heartbeat,
+    KeepOutBoxes,
+    OperatorStep,
+    PolicyStep,
+    StepCommit,
+)
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from sensor_msgs.msg import JointState, Joy
 from std_srvs.srv import Trigger
 
 from grape_episode import topics
 from grape_episode.ros import (
     EVENT,
+    JOINTS,
+    JOY,
     LATCHED,
-    UNNAMED,
     ForeignNodeError,
     declare,
-    other_publishers,
-    pose_from_msg,
-    pose_to_msg,
     refuse_foreign,
     robot_state,
-    set_stamp,
     spin,
-    stamp_ns,
 )
-from grape_robot import gate
-from grape_robot.gate import ArmModel, GateProfile, GateState, Mode, Senses, StepRequest, Verdict
+from grape_robot.drive import Drive
+from grape_robot.gate import ArmModel, GateState, Mode, Senses
+from grape_robot.keeper import Keeper, Said
 from grape_robot.profile import ProfileError, load_profile
-from grape_robot.ros import CrispTargetPose, GripperBridge
+from grape_robot.ros import ControllerBridge, CrispTargetPose, GripperBridge, Newest, RobotModeBridge
+from grape_robot.sensing import Arm, KeepOutError, Sensing
+from grape_robot.status import fill_arm_status, fill_gate_status, held
+from grape_robot.strangers import Strangers
 
 TICK = 0.02
 STATUS_PERIOD = 0.1
@@ -61,40 +73,87 @@ class GateNode(Node):
         super().__init__("grape_gate")
         path = declare(self, "profile", "", "Path of the YAML file with the gate's limits.")
         self._lock_step = declare(self, "lock_step", False, "The world waits for StepCommit; its poses are reliable.")
-        self._deadline = declare(
-            self, "deadline", 30.0, "In lock-step: seconds to wait for the pose of a step's own stamp.", (0.1, 600.0)
+        deadline = declare(
+            self,
+            "deadline",
+            30.0,
+            "In lock-step: seconds to wait for the observation of a step's own stamp.",
+            (0.1, 600.0),
         )
         discovery = declare(self, "discovery_seconds", 1.0, "Time to find foreign publishers at start.", (0.0, 30.0))
+        self._dry_run = declare(self, "dry_run", False, "Judge and show everything, send nothing to arm or gripper.")
         if not path:
             raise GateStartError("parameter profile: give the path of a gate profile, e.g. launch/params/gate_sim.yaml")
-        self.profile: GateProfile = load_profile(Path(path))
+        self.profile = load_profile(Path(path))
         self._arm = ArmModel.of(self.profile, path)
         self._check_clock()
-        refuse_foreign(lambda: self._foreign(own=0), discovery)
+        refuse_foreign(Strangers(self, self.profile, own=0).names, discovery)
 
         self._started = time.monotonic()
-        self._state = GateState(lock_step=self._lock_step)
+        self._strangers = Strangers(self, self.profile, own=0 if self._dry_run else 1)
+        self._named = True
         self._shown: tuple = ()
-        self._measured: PoseStamped | None = None
-        self._queue: deque[tuple[PolicyStep, float]] = deque()
-        self._waiting: tuple[PolicyStep, Verdict, float] | None = None
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-
-        self._target = CrispTargetPose(self, self.profile.frame)
-        self._gripper = GripperBridge(self, self.profile.gripper_effort)
-        self._status = self.create_publisher(GateStatus, topics.GATE_STATUS, EVENT)
-        self._commit = self.create_publisher(StepCommit, topics.STEP_COMMIT, EVENT)
-        poses = robot_state(self._lock_step)
-        self.create_subscription(PoseStamped, topics.CURRENT_POSE, self._on_pose, poses)
-        self.create_subscription(EpisodeIdentity, topics.EPISODE, self._on_episode, LATCHED)
-        self.create_subscription(EpisodeOutcome, topics.OUTCOME, self._on_outcome, EVENT)
-        self.create_subscription(Heartbeat, topics.HEARTBEAT, self._on_heartbeat, EVENT)
-        self.create_subscription(PolicyStep, topics.POLICY_STEP, self._on_step, EVENT)
-        self.create_service(Trigger, topics.RESET_GATE, self._on_reset)
+        self._speak()
+        self._keeper = Keeper(
+            self.profile,
+            self._arm,
+            self._drive,
+            self._gripper,
+            self,
+            lock_step=self._lock_step,
+            deadline=deadline,
+            dry_run=self._dry_run,
+        )
+        self._listen()
         self.create_timer(TICK, self._on_tick, clock=self._steady)
         self.create_timer(STATUS_PERIOD, self._publish_status, clock=self._steady)
         self.create_timer(GRAPH_PERIOD, self._on_graph, clock=self._steady)
-        self.get_logger().info(f"profile {self.profile.name} ({path}), lock_step {self._lock_step}")
+        if not self._lock_step:
+            self.create_timer(1.0 / self.profile.slew_rate, self._on_stream, clock=self._steady)
+        self.get_logger().info(
+            f"profile {self.profile.name} ({path}), lock_step {self._lock_step}, dry_run {self._dry_run}"
+        )
+
+    def _speak(self) -> None:
+        # crisp's controller ignores everything while it sees two publishers: in a dry run there is none
+        target = None if self._dry_run else CrispTargetPose(self, self.profile.frame)
+        self._drive = Drive(self.profile, None if target is None else target.send, self._lock_step)
+        self._gripper = GripperBridge(self, self.profile.gripper_effort)
+        self._status = self.create_publisher(GateStatus, topics.GATE_STATUS, EVENT)
+        self._arm_status = self.create_publisher(ArmStatus, topics.ARM_STATUS, EVENT)
+        self._commit = self.create_publisher(StepCommit, topics.STEP_COMMIT, EVENT)
+
+    def _listen(self) -> None:
+        profile, listen = self.profile, self.create_subscription
+        pose = self._newest(PoseStamped, topics.CURRENT_POSE)
+        wrench = self._newest(WrenchStamped, topics.WRENCH)
+        self._sensing = Sensing(profile, pose, wrench)
+        self._mode = RobotModeBridge(self) if profile.watch_robot_mode else None
+        self._controller = ControllerBridge(self, profile.controller) if profile.controller else None
+        listen(JointState, topics.JOINT_STATES, self._on_joints, JOINTS)
+        listen(Joy, topics.JOY, self._on_joy, JOY)
+        listen(KeepOutBoxes, topics.KEEP_OUT, self._on_keep_out, EVENT if self._lock_step else JOY)
+        listen(EpisodeIdentity, topics.EPISODE, self._on_episode, LATCHED)
+        listen(EpisodeOutcome, topics.OUTCOME, self._on_outcome, EVENT)
+        listen(Heartbeat, topics.HEARTBEAT, self._on_heartbeat, EVENT)
+        listen(PolicyStep, topics.POLICY_STEP, self._keeper.step, EVENT)
+        listen(OperatorStep, topics.OPERATOR_STEP, self._keeper.operate, EVENT)
+        self.create_service(Trigger, topics.RESET_GATE, self._on_reset)
+
+    def _newest(self, kind: type, topic: str) -> Callable[[], Any]:
+        """What gives the newest message of a topic that may come at 1 kHz; in lock-step each one may be waited for."""
+        if not self._lock_step:
+            newest: Newest[Any] = Newest(self, kind, topic, robot_state(False))
+            return lambda: (newest.read() or (None,))[0]
+        heard: list[Any] = [None]
+
+        def hear(message: Any) -> None:
+            heard[0] = message
+            self._keeper.drain()
+
+        self.create_subscription(kind, topic, hear, robot_state(True))
+        return lambda: heard[0]
 
     def _check_clock(self) -> None:
         sim_time = self.get_parameter("use_sim_time").value
@@ -102,19 +161,6 @@ class GateNode(Node):
             raise GateStartError(f"profile {self.profile.name} follows the world's clock: set use_sim_time:=true")
         if self.profile.clock == "steady" and sim_time:
             raise GateStartError(f"profile {self.profile.name} is for an arm: use_sim_time must be false")
-
-    def _foreign(self, own: int) -> str:
-        """Who publishes what must be ours alone, or a clock where there may be none; "" if nobody."""
-        reasons = []
-        names = other_publishers(self, topics.TARGET_POSE, own)
-        if names:
-            reasons.append(
-                f"{topics.TARGET_POSE} is also published by {', '.join(names)}: the gate must be the only one"
-            )
-        names = other_publishers(self, "/clock", 0) if self.profile.clock == "steady" else []
-        if names:
-            reasons.append(f"/clock is published by {', '.join(names)}: profile {self.profile.name} is for an arm")
-        return "; ".join(reasons)
 
     def _now_stamp(self) -> int:
         return self.get_clock().now().nanoseconds
@@ -124,185 +170,121 @@ class GateNode(Node):
         clock = self.get_clock() if self.profile.clock == "ros" else self._steady
         return clock.now().nanoseconds * 1e-9
 
-    # --- what comes in ---
+    # --- what the keeper asks for ---
 
-    def _on_pose(self, message: PoseStamped) -> None:
-        self._measured = message
-        self._drain()
+    def senses(self) -> Senses:
+        arm, controller = Arm(), self._controller
+        if self._mode is not None or controller is not None:
+            arm = Arm(
+                self._mode.last if self._mode is not None else None,
+                controller.active if controller is not None else None,
+                controller.heard if controller is not None else None,
+            )
+        return self._sensing.senses(self._now(), self._now_stamp(), time.monotonic(), arm)
 
-    def _on_episode(self, message: EpisodeIdentity) -> None:
-        wrong = ""
-        if abs(message.control_period - self.profile.control_period) > 1e-6:
-            wrong = f"control_period {message.control_period} s, the profile has {self.profile.control_period} s"
-        elif message.lock_step != self._lock_step:
-            wrong = f"lock_step {message.lock_step}, the gate has {self._lock_step}"
-        if wrong:
-            reason = f"{topics.EPISODE}: episode {message.episode_id} has {wrong}"
-            self.get_logger().error(reason)
-            self._state = gate.decline(self._state, reason)
-        else:
-            self._state = gate.arm(self._state, message.episode_id, self._lock_step)
-        self._publish_status()
+    def observed(self, stamp: int) -> bool:
+        return self._now_stamp() >= stamp and self._sensing.observed(stamp)
 
-    def _on_outcome(self, message: EpisodeOutcome) -> None:
-        self._state = gate.disarm(self._state, message.episode_id)
-        self._publish_status()
+    def strangers(self) -> str:
+        reason = self._strangers.count()
+        self._named = self._named and not reason
+        return reason
 
-    def _on_heartbeat(self, message: Heartbeat) -> None:
-        self._state = gate.heartbeat(self._state, message.episode_id, self._now())
-
-    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        reason = self._foreign(own=1)
-        if reason:
-            response.success, response.message = False, reason
-            return response
-        response.success = True
-        was = self._state
-        response.message = f"was stopped: {was.reason}" if was.mode is Mode.STOPPED else "the gate was not stopped"
-        reason = gate.reset_refusal(self.profile, was, self._senses())
-        if reason:
-            response.success, response.message = False, reason
-            return response
-        self._state = gate.reset(was)
-        self._publish_status()
-        return response
-
-    def _on_step(self, message: PolicyStep) -> None:
-        self._queue.append((message, time.monotonic() + self._deadline))
-        self._drain()
-
-    def _on_tick(self) -> None:
-        before = self._state
-        self._state = gate.tick(self.profile, self._arm, before, self._senses())
-        if self._state.mode is not before.mode:
-            if self._state.mode is Mode.STOPPED:
-                self._stay()
-            self._announce()
-        self._gripper.poll()
-        if self._waiting is not None and time.monotonic() > self._waiting[2]:
-            limit = self.profile.gripper_deadline
-            self._gripper.give_up(f"{topics.GRIPPER_ACTION} accepted no goal within {limit:g} s")
-        self._drain()
-
-    def _on_graph(self) -> None:
-        reason = self._foreign(own=1)
-        if reason and time.monotonic() < self._started + STARTING:
-            raise ForeignNodeError(reason)
-        if reason:
-            self._fail("foreign", reason)
-            if UNNAMED in self._state.reason:
-                self._state = replace(self._state, reason=reason)
-
-    # --- a step, from its arrival to its commit ---
-
-    def _drain(self) -> None:
-        while self._queue and self._waiting is None:
-            message, deadline = self._queue[0]
-            if self._lock_step and not self._observed(stamp_ns(message.header.stamp)) and time.monotonic() < deadline:
-                return
-            self._queue.popleft()
-            self._judge(message)
-
-    def _observed(self, stamp: int) -> bool:
-        """Whether pose and clock have reached a step's stamp: in lock-step the reference must not depend on luck."""
-        pose = self._measured
-        return pose is not None and stamp_ns(pose.header.stamp) >= stamp and self._now_stamp() >= stamp
-
-    def _senses(self) -> Senses:
-        pose = self._measured
-        return Senses(
-            now=self._now(),
-            now_stamp=self._now_stamp(),
-            measured=None if pose is None else pose_from_msg(pose.pose),
-            measured_stamp=0 if pose is None else stamp_ns(pose.header.stamp),
-            measured_frame="" if pose is None else pose.header.frame_id,
-        )
-
-    def _judge(self, message: PolicyStep) -> None:
-        request = StepRequest(
-            episode_id=message.episode_id,
-            step=message.step,
-            stamp=stamp_ns(message.header.stamp),
-            frame=message.header.frame_id,
-            action=tuple(message.action),
-            rotation=message.rotation,
-        )
-        senses = self._senses()
-        before = self._state
-        # a silence that ended within a tick must not pass for none
-        checked = gate.tick(self.profile, self._arm, before, senses)
-        if checked.mode is Mode.STOPPED and before.mode is not Mode.STOPPED:
-            self._stay()
-        verdict, self._state = gate.judge(self.profile, self._arm, checked, request, senses)
-        if not verdict.accepted or verdict.target is None or verdict.gripper is None:
-            self._conclude(message, verdict)
-            return
-        self._target.send(verdict.target, request.stamp)
-        if verdict.gripper == before.gripper:
-            self._conclude(message, verdict)
-            return
-        self._waiting = (message, verdict, time.monotonic() + self.profile.gripper_deadline)
-        self._gripper.send(verdict.gripper, self._gripper_answered)
-
-    def _gripper_answered(self, reason: str) -> None:
-        if self._waiting is None:
-            return
-        message, verdict, _ = self._waiting
-        self._waiting = None
-        if reason:
-            self._fail("gripper", reason)
-            verdict = Verdict(False, "gripper", reason)
-        self._conclude(message, verdict)
-        self._drain()
-
-    def _conclude(self, message: PolicyStep, verdict: Verdict) -> None:
-        number = GateStatus.ACCEPTED if verdict.accepted else GateStatus.VETOED
-        if not verdict.accepted:
-            text = f"step {message.step} of {message.episode_id} refused: {verdict.check}: {verdict.reason}"
-            self.get_logger().warning(text)
-        status = self._status_message()
-        status.episode_id, status.step, status.verdict = message.episode_id, message.step, number
-        status.check, status.reason = verdict.check, verdict.reason
+    def tell(self, state: GateState, said: Said | None) -> None:
+        status = fill_gate_status(GateStatus(verdict=GateStatus.NONE), self.profile, state, self._now_stamp())
+        if said is not None:
+            status.check, status.reason = said.check, said.reason
+        if said is not None and said.accepted is not None:
+            status.episode_id, status.step = said.episode_id, said.step
+            status.verdict = GateStatus.ACCEPTED if said.accepted else GateStatus.VETOED
         self._status.publish(status)
-        commit = StepCommit(episode_id=message.episode_id, step=message.step, verdict=number)
+        if said is None:
+            self._publish_arm_status(self.senses())
+
+    def commit(self, message: PolicyStep, accepted: bool) -> None:
+        verdict = GateStatus.ACCEPTED if accepted else GateStatus.VETOED
+        commit = StepCommit(episode_id=message.episode_id, step=message.step, verdict=verdict)
         commit.header.stamp, commit.header.frame_id = message.header.stamp, self.profile.frame
         self._commit.publish(commit)
 
-    # --- what goes out ---
+    def log(self, level: str, text: str) -> None:
+        # two calls: rclpy remembers the level of each place it is called from
+        if level == "error":
+            self.get_logger().error(text)
+        else:
+            self.get_logger().warning(text)
 
-    def _stay(self) -> None:
-        """On a stop the target becomes where the arm is: it must not travel on to the last one."""
-        pose = self._measured
-        if pose is None or pose.header.frame_id != self.profile.frame:
+    # --- what comes in ---
+
+    def _on_joints(self, message: JointState) -> None:
+        self._sensing.hear_joints(message)
+        if self._lock_step:
+            self._keeper.drain()
+
+    def _on_joy(self, message: Joy) -> None:
+        self._sensing.hear_joy(message.buttons, self._now())
+        self._keeper.watch(self.senses())
+
+    def _on_keep_out(self, message: KeepOutBoxes) -> None:
+        try:
+            self._sensing.hear_keep_out(message)
+        except KeepOutError as error:
+            self.get_logger().error(str(error), throttle_duration_sec=1.0)
             return
-        measured = pose_from_msg(pose.pose)
-        if gate.is_pose(measured):
-            self._target.send(measured, self._now_stamp())
+        if self._lock_step:
+            self._keeper.drain()
 
-    def _fail(self, check: str, reason: str) -> None:
-        before = self._state
-        self._state = gate.stop(before, check, reason, self._now())
-        if self._state.mode is not before.mode:
-            self._stay()
-            self._announce()
+    def _on_episode(self, message: EpisodeIdentity) -> None:
+        self._keeper.announce(message.episode_id, message.control_period, message.lock_step)
 
-    def _announce(self) -> None:
-        self.get_logger().error(f"{self._state.mode.name}: {self._state.check}: {self._state.reason}")
-        self._publish_status()
+    def _on_outcome(self, message: EpisodeOutcome) -> None:
+        self._keeper.end(message.episode_id)
 
-    def _status_message(self) -> GateStatus:
-        state = self._state
-        status = GateStatus(state=int(state.mode), episode_id=state.episode_id, verdict=GateStatus.NONE)
-        set_stamp(status.header.stamp, self._now_stamp())
-        status.header.frame_id = self.profile.frame
-        status.check, status.reason = state.check, state.reason
-        if state.reference is not None:
-            status.target = pose_to_msg(state.reference)
-        status.gripper = float("nan") if state.gripper is None else state.gripper
-        return status
+    def _on_heartbeat(self, message: Heartbeat) -> None:
+        self._keeper.heartbeat(message.episode_id, self._now())
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        reason = self._strangers.names()
+        response.success, response.message = (False, reason) if reason else self._keeper.reset()
+        return response
+
+    def _on_tick(self) -> None:
+        if self._controller is not None:
+            self._controller.poll()
+        self._keeper.tick()
+        senses, state = self.senses(), self._keeper.state
+        shown = (state.authority, state.episode_id, held(self.profile, senses), senses.robot_mode)
+        if (*shown, senses.controller_active) != self._shown:
+            self._shown = (*shown, senses.controller_active)
+            self._publish_arm_status(senses)
+
+    def _on_stream(self) -> None:
+        self._keeper.stream(self._now(), self._now_stamp())
+
+    def _on_graph(self) -> None:
+        if time.monotonic() < self._started + STARTING:
+            reason = self._strangers.names()
+            if reason:
+                raise ForeignNodeError(reason)
+        elif self._keeper.state.mode is not Mode.STOPPED:
+            reason = self.strangers()
+            if reason:
+                self._keeper.stop("foreign", reason)
+        # to name a stranger can take a second: the gate has stopped before
+        if not self._named and self._keeper.state.check == "foreign":
+            reason = self._strangers.names()
+            self._named = bool(reason) and self._strangers.named(reason)
+            if reason:
+                self._keeper.explain(reason)
 
     def _publish_status(self) -> None:
-        self._status.publish(self._status_message())
+        self.tell(self._keeper.state, None)
+
+    def _publish_arm_status(self, senses: Senses) -> None:
+        state, setpoint = self._keeper.state, self._drive.setpoint
+        self._arm_status.publish(
+            fill_arm_status(ArmStatus(), self.profile, self._arm, state, senses, setpoint, self._dry_run)
+        )
 
 
 def main() -> int:

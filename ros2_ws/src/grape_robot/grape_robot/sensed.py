@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import math
 
+from grape_robot.franka import IDLE, MODES, MOVE, REFLEX, USER_STOPPED
 from grape_robot.profile import JOINTS, GateProfile
 from grape_robot.state import Senses, is_pose
 
-IDLE, MOVE, REFLEX, USER_STOPPED = 1, 2, 4, 5
-"""Modes of franka_msgs/FrankaRobotState."""
 MOVING_MODES = (IDLE, MOVE)
-"""Idle and move; the others (other, guiding, reflex, user stopped, error recovery) do not follow a controller."""
-MODE_NAMES = ("other", "idle", "move", "guiding", "reflex", "user stopped", "automatic error recovery")
+"""The others (guiding, reflex, user stop, error recovery, other) do not follow a controller."""
+_MAYBE_STOPPED = "a reflex or the user stop does this too"
 
 
 def stop_cause(profile: GateProfile, senses: Senses) -> tuple[str, str]:
     """Check and line of what stops the gate at once; ("", "") where nothing does."""
     if profile.controller and senses.controller_active is False:
-        return "controller", f"{profile.controller} is not active"
+        return "controller", f"{profile.controller} is not active: {_MAYBE_STOPPED}"
     if profile.watch_robot_mode and senses.robot_mode in (REFLEX, USER_STOPPED):
         return "robot_mode", f"the robot is in mode {mode_name(senses.robot_mode)}"
     if profile.watch_wrench and senses.wrench is not None:
@@ -41,9 +40,7 @@ def magnitudes(wrench: tuple[float, ...]) -> tuple[float, float]:
 
 def mode_name(mode: int | None) -> str:
     """Number and name of a mode of franka_msgs/FrankaRobotState."""
-    if mode is None:
-        return "unknown"
-    return f"{mode} ({MODE_NAMES[mode]})" if 0 <= mode < len(MODE_NAMES) else str(mode)
+    return "unknown" if mode is None else f"{mode} ({MODES.get(mode, 'unknown')})"
 
 
 def dead_man(profile: GateProfile, senses: Senses) -> str:

@@ -111,7 +111,8 @@ class GateState:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The judgement of a step. ``target`` and ``gripper`` (0 or 1) are None where it was refused.
+    """The judgement of a step. ``target`` and ``gripper`` (0 or 1) are None where it was refused; ``gripper`` is None
+    too where it stays as it is.
 
     An accepted step has a check only where it was shortened: "length"."""
 

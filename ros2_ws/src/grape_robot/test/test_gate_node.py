@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
 import time
@@ -23,7 +24,7 @@ from rosgraph_msgs.msg import Clock
 from std_srvs.srv import Trigger
 
 from grape_episode import topics
-from grape_episode.ros import CLOCK, COMMAND, EVENT, LATCHED, robot_state, set_stamp, stamp_ns
+from grape_episode.ros import CLOCK, COMMAND, EVENT, LATCHED, pose_from_msg, robot_state, set_stamp, stamp_ns
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 
 pytestmark = pytest.mark.ros
@@ -91,6 +92,15 @@ class Bench:
         set_stamp(clock.clock, self.now)
         self._clock.publish(clock)
         self.until("status", lambda m: stamp_ns(m.header.stamp) >= self.now, "the gate to read the clock")
+
+    def flow(self, seconds: float) -> None:
+        """Lets ``seconds`` pass in steps of the slew's period, and waits for the set point of each."""
+        for _ in range(round(seconds / 0.02)):
+            self.now += SECOND // 50
+            clock = Clock()
+            set_stamp(clock.clock, self.now)
+            self._clock.publish(clock)
+            self.until("target", lambda m: stamp_ns(m.header.stamp) >= self.now, "a set point of now")
 
     def beat(self) -> None:
         self._heartbeat.publish(Heartbeat(source="policy", episode_id=self.episode))
@@ -177,10 +187,8 @@ def test_an_accepted_step_is_sent_then_said_then_committed(bench: Bench) -> None
     bench.begin()
     status = bench.step(0, (0.02, -0.01, 0.0, 0.0, 0.0, 0.1, 1.0))
     assert (status.verdict, status.check, status.state) == (GateStatus.ACCEPTED, "", GateStatus.ACTIVE)
-    (target,) = bench.every("target")
-    assert target.header.frame_id == topics.BASE_FRAME and stamp_ns(target.header.stamp) == bench.now
-    assert (target.pose.position.x, target.pose.position.y) == pytest.approx((0.47, -0.01))
-    assert target.pose == status.target and status.gripper == 1.0
+    assert (status.target.position.x, status.target.position.y) == pytest.approx((0.47, -0.01))
+    assert status.gripper == 1.0
     (commit,) = bench.every("commit")
     assert (commit.step, commit.verdict, stamp_ns(commit.header.stamp)) == (0, GateStatus.ACCEPTED, bench.now)
     (info,) = bench.node.get_publishers_info_by_topic(topics.TARGET_POSE)
@@ -189,6 +197,29 @@ def test_an_accepted_step_is_sent_then_said_then_committed(bench: Bench) -> None
     kinds = [kind for kind, _ in bench.log]
     assert kinds.index("goal") < kinds.index("commit")
     bench.end()
+
+
+def test_the_set_point_goes_there_in_bounded_steps_and_arrives_after_one_period(bench: Bench) -> None:
+    bench.begin()
+    status = bench.step(0, (0.04, -0.02, 0.0, 0.0, 0.0, 0.3, 1.0))
+    bench.flow(0.1)
+    halfway = bench.every("target")[-1].pose.position.x
+    assert halfway == pytest.approx(0.47, abs=2e-3)
+    bench.flow(0.12)
+    targets = bench.every("target")
+    assert targets[-1].pose == status.target
+    assert {m.header.frame_id for m in targets} == {topics.BASE_FRAME}
+    assert (targets[0].pose.position.x, targets[0].pose.orientation.w) == (0.45, 0.0)
+    for last, next_ in itertools.pairwise(targets):
+        seconds = (stamp_ns(next_.header.stamp) - stamp_ns(last.header.stamp)) / SECOND
+        a, b = pose_from_msg(last.pose), pose_from_msg(next_.pose)
+        # the gate's clock is read between the two stamps: at most one slew period counts
+        assert a.distance(b) <= 0.5 * min(max(seconds, 0.0), 0.02) + 1e-9
+        assert a.angle(b) <= 3.0 * min(max(seconds, 0.0), 0.02) + 1e-6
+    bench.end()
+    ended = len(bench.every("target"))
+    bench.settle(0.1)
+    assert len(bench.every("target")) == ended
 
 
 def test_gripper_goals_go_out_on_change_only(bench: Bench) -> None:
@@ -203,12 +234,12 @@ def test_gripper_goals_go_out_on_change_only(bench: Bench) -> None:
 
 def test_the_reference_is_anchored_at_the_start_and_after_a_gap(bench: Bench) -> None:
     bench.begin()
-    bench.step(0, (0.02, *STILL[1:]), x=0.40)
+    targets = [bench.step(0, (0.02, *STILL[1:]), x=0.40).target]
     bench.settle(0.2)
-    bench.step(1, (0.02, *STILL[1:]), x=0.41)
+    targets.append(bench.step(1, (0.02, *STILL[1:]), x=0.41).target)
     bench.settle(0.2)
-    bench.step(2, (0.02, *STILL[1:]), x=0.35)
-    assert [t.pose.position.x for t in bench.every("target")] == pytest.approx([0.42, 0.44, 0.37])
+    targets.append(bench.step(2, (0.02, *STILL[1:]), x=0.35).target)
+    assert [t.position.x for t in targets] == pytest.approx([0.42, 0.44, 0.37])
     bench.end()
 
 
@@ -259,12 +290,13 @@ def test_hold_stop_latch_and_reset(bench: Bench) -> None:
     bench.settle(0.5)
     stopped = bench.until("status", lambda m: m.state == GateStatus.STOPPED, "the stop")
     assert stopped.check == "timeout"
-    # the arm is told to stay where it is, not to travel on
-    wait_for(lambda: len(bench.every("target")) == 3, "the target of the stop")
-    assert bench.every("target")[-1].pose.position.x == 0.45
+    # the arm is told to stay where it is, not to travel on, and nothing else after that
+    wait_for(lambda: bench.every("target")[-1].pose.position.x == 0.45, "the target of the stop")
+    told = len(bench.every("target"))
     assert bench.step(2).check == "stopped"
     bench.announce()
     assert bench.step(0).check == "stopped"
+    assert len(bench.every("target")) == told
 
     answer = bench.reset_gate()
     assert answer.success and "no step" in answer.message
