@@ -21,6 +21,7 @@ setup(
         ("share/" + NAME, ["package.xml"]),
         ("share/" + NAME + "/launch", files("launch", "*.launch.py")),
         ("share/" + NAME + "/params", files("params", "*.yaml")),
+        ("share/" + NAME + "/suites", files("suites", "*.yaml")),
         ("share/" + NAME + "/config", files("config", "*.xml")),
         ("bin", ["bin/grape"]),
     ],
@@ -35,6 +36,7 @@ setup(
         "console_scripts": [
             "grape = grape.cli:main",
             "manager_node = grape.manager_node:main",
+            "evaluate_node = grape.evaluate_node:main",
             "score_node = grape.score_node:main",
         ]
     },

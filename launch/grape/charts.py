@@ -22,7 +22,8 @@ FIRST = "#8795a1"
 SECOND = "#2a6fbb"
 
 
-def _axes(width: float, height: float) -> tuple[Figure, plt.Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, plt.Axes]:
+    """A figure of this size, inches, and its axes in the house's style."""
     figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -31,7 +32,8 @@ def _axes(width: float, height: float) -> tuple[Figure, plt.Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
+    """The figure as inline SVG; it is closed."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     plt.close(figure)
@@ -43,7 +45,7 @@ def implicit_rewards(rows: Sequence[Mapping[str, float]]) -> str:
     """The implicit rewards beta * log-ratio of both sides over the updates (Eq. 3, without log Z).
 
     ``rows``: metrics of the trainer, each with ``update``, ``reward_chosen`` and ``reward_rejected``."""
-    figure, axes = _axes(7.2, 3.0)
+    figure, axes = canvas(7.2, 3.0)
     updates = [row["update"] for row in rows]
     for key, colour, name in (("reward_chosen", CHOSEN, "chosen"), ("reward_rejected", REJECTED, "rejected")):
         axes.plot(updates, [row[key] for row in rows], color=colour, label=name, marker="o", markersize=2.5)
@@ -51,27 +53,27 @@ def implicit_rewards(rows: Sequence[Mapping[str, float]]) -> str:
     axes.set_xlabel("update")
     axes.set_ylabel("implicit reward")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def stage_costs(stages: Sequence[str], chosen: Sequence[Sequence[float]], rejected: Sequence[Sequence[float]]) -> str:
     """Mean stage cost C_S (Eq. 8) of the chosen and the rejected rollouts, a pair of bars a stage.
 
     ``chosen`` and ``rejected``: one row of S costs a rollout."""
-    figure, axes = _axes(7.2, 3.0)
+    figure, axes = canvas(7.2, 3.0)
     place = np.arange(len(stages))
     for rows, colour, name, shift in ((chosen, CHOSEN, "chosen", -0.2), (rejected, REJECTED, "rejected", 0.2)):
         axes.bar(place + shift, np.mean(np.asarray(rows), axis=0), 0.38, color=colour, label=name)
     axes.set_xticks(place, stages)
     axes.set_ylabel("stage cost")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def margins(edges: Sequence[float], by_success: Sequence[int], equal: Sequence[int]) -> str:
     """Histogram of the pairs' margins: ``edges`` of N bins (N + 1) and the counts in each, of pairs of a success over a
     failure and of pairs of equal success."""
-    figure, axes = _axes(7.2, 3.0)
+    figure, axes = canvas(7.2, 3.0)
     width = np.diff(np.asarray(edges, dtype=np.float64))
     left = np.asarray(edges[:-1], dtype=np.float64)
     axes.bar(left, by_success, width, align="edge", color=CHOSEN, label="a success over a failure", edgecolor="white")
@@ -79,12 +81,12 @@ def margins(edges: Sequence[float], by_success: Sequence[int], equal: Sequence[i
     axes.set_xlabel("margin of the rank score")
     axes.set_ylabel("pairs")
     axes.legend(frameon=False)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def rates(groups: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]], names: tuple[str, str]) -> str:
     """Two bars with 95 % whiskers a group; values are ``Estimate.as_dict()``."""
-    figure, axes = _axes(7.2, 3.0)
+    figure, axes = canvas(7.2, 3.0)
     place = np.arange(len(groups))
     for side, (colour, shift) in enumerate(((FIRST, -0.2), (SECOND, 0.2))):
         cells = [pair[side] for pair in groups.values()]
@@ -97,7 +99,7 @@ def rates(groups: Mapping[str, tuple[Mapping[str, float], Mapping[str, float]]],
     axes.set_ylabel("success, %")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def film_strip(frames: NDArray[np.uint8], count: int = 8, height: int = 150) -> Image.Image:

@@ -14,6 +14,7 @@ from grape.console import console, guarded
 from grape.costs_cli import app as costs_app
 from grape.costs_propose_cli import register as register_proposals
 from grape.episodes_cli import app as episodes_app
+from grape.evaluate_cli import evaluate_command, known_tasks
 from grape.export_cli import export
 from grape.keypoints_cli import app as keypoints_app
 from grape.pairs_cli import app as pairs_app
@@ -41,6 +42,7 @@ app.add_typer(episodes_app, name="episodes")
 app.add_typer(tasks_app, name="tasks")
 app.command()(score)
 app.command()(export)
+app.command("eval")(evaluate_command)
 
 
 class Mode(StrEnum):
@@ -53,13 +55,6 @@ Model = Annotated[Path, typer.Option("--model", help="Folder of the checkpoint, 
 Registry = Annotated[Path, typer.Option("--registry", help="Folder of the adapter registry.")]
 Tasks = Annotated[list[str] | None, typer.Option("--task", help="A task's name; may be given again. Default: all.")]
 Domain = Annotated[int, typer.Option("--domain", min=0, max=101, help="ROS domain of the nodes.")]
-
-
-def known_tasks(names: list[str] | None) -> list[str]:
-    """The names themselves, or all of them for none. Raises SimError naming an unknown one and the known ones."""
-    from grape_sim.tasks import SIM_TASKS, sim_task
-
-    return [sim_task(name).name for name in names] if names else list(SIM_TASKS)
 
 
 @app.command()
@@ -170,38 +165,6 @@ def align(
         processes=processes,
     )
     align_in_simulation(config, CanaryPlan(tasks, canary, bound, variant), stacks)
-
-
-@app.command("eval")
-def evaluate(
-    model: Model = MODEL,
-    adapter: Annotated[
-        list[str] | None, typer.Option(help="Folder of an adapter, or 'none'; may be given again.")
-    ] = None,
-    task: Tasks = None,
-    states: Annotated[int, typer.Option(min=1, help="Initial states a task.")] = 25,
-    first_state: Annotated[int, typer.Option(min=0, help="First initial-state id.")] = 0,
-    variant: Annotated[str, typer.Option(help="Variant of the world.")] = "clean",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0: one a core.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "eval",
-) -> None:
-    """Evaluate the model, alone and with adapters, on the same initial states; every figure with its interval."""
-    from grape.assess import assess
-
-    folders = ["" if name == "none" else str(Path(name).resolve()) for name in adapter or ["none"]]
-    assess(
-        known_model(model),
-        folders,
-        known_tasks(task),
-        range(first_state, first_state + states),
-        variant,
-        seed,
-        temperature,
-        workers,
-        out,
-    )
 
 
 @app.command()

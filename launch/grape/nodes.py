@@ -50,7 +50,7 @@ NODES: tuple[NodeSpec, ...] = (
 )
 """In the order of their start: the world first, what acts on it after what watches it."""
 
-PROFILES = {"sim": "gate_sim.yaml", "supervised": "gate_supervised.yaml", "real": "gate_real.yaml"}
+PROFILES = {name: f"gate_{name}.yaml" for name in ("sim", "safety", "supervised", "real")}
 """Gate profiles by name; a path to another file is taken, too."""
 
 

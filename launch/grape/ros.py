@@ -10,7 +10,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from types import TracebackType
 from typing import Any
 
-from grape_interfaces.action import RunEpisode
+from grape_interfaces.action import Evaluate, RunEpisode
 from grape_interfaces.msg import EpisodeScore, PolicyStep
 from grape_interfaces.srv import LoadAdapter
 from rclpy.action import ActionClient
@@ -67,6 +67,10 @@ class Client:
             return ask(self._executor, send).result(seconds)
         except TimeoutError:
             raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s") from None
+
+    def start(self, send: Callable[[], Any]) -> Future[Any]:
+        """What completes with the answer to what ``send`` sends."""
+        return ask(self._executor, send)
 
     def call(self, service: Any, request: Any, seconds: float, what: str) -> Any:
         """The answer of a service that may be asked twice: one that is sent before its server has discovered this
@@ -135,6 +139,40 @@ def run_episode(
         except KeyboardInterrupt:
             client.ask(handle.cancel_goal_async, 15.0, topics.RUN_EPISODE)
             raise
+
+
+def evaluate(
+    domain: int, goal: Mapping[str, Any], told: Callable[[int, int, str], None], check: Callable[[], None]
+) -> Evaluate.Result:
+    """Run a safety evaluation; ``goal``: fields of Evaluate.action; ``told`` hears (done, total, message); ``check`` is
+    called while waiting and raises to give up.
+
+    Raises NoAnswerError naming the action where no node serves it or it refuses. Ctrl-C cancels, and waits until what
+    served before serves again."""
+    with Client(domain, "grape_eval") as client:
+        action = ActionClient(client.node, Evaluate, topics.EVALUATE)
+        if not action.wait_for_server(15.0):
+            raise NoAnswerError(f"{topics.EVALUATE}: nobody evaluates in ROS domain {domain}: is grape_evaluate up?")
+        request = Evaluate.Goal(**goal)
+
+        def heard(said: Any) -> None:
+            told(said.feedback.done, said.feedback.total, said.feedback.message)
+
+        handle = client.ask(lambda: action.send_goal_async(request, heard), 15.0, topics.EVALUATE)
+        if not handle.accepted:
+            raise NoAnswerError(f"{topics.EVALUATE}: refused: another evaluation runs in ROS domain {domain}")
+        ended = client.start(handle.get_result_async)
+        try:
+            while not ended.done():
+                check()
+                if not action.server_is_ready():
+                    raise NoAnswerError(f"{topics.EVALUATE}: the node is gone; the same command goes on")
+                wait([ended], 0.2)
+        except KeyboardInterrupt:
+            client.ask(handle.cancel_goal_async, 15.0, topics.EVALUATE)
+            wait([ended], 120.0)
+            raise
+        return ended.result().result
 
 
 def load_adapter(client: Client, path: str, force: bool) -> LoadAdapter.Response:
