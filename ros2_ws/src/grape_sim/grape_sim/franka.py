@@ -64,6 +64,11 @@ class FrankaArm:
         causes += [f"{HARDWARE} is {self.hardware}"] if self.hardware != "active" else []
         return ", ".join([*causes, f"{CONTROLLER} is inactive"])
 
+    @property
+    def stopping(self) -> bool:
+        """Whether user stop or reflex hold it: said at least once, however late the world is."""
+        return self.user_stop or self.reflex
+
     def tells(self, now: float) -> bool:
         """Whether pose, wrench and robot state are broadcast."""
         return STATE_BROADCASTER in self.active or now - self.failed <= LAST_WORDS

@@ -293,11 +293,12 @@ class SimNode(Node):
         self._topics.clock(stamp)
         if joints:
             self._topics.joints(observation, stamp)
-        if self._lock_step or arm.tells(time.monotonic()):  # a silence would stop a world that waits for answers
+        news, self._mode = arm.mode != self._mode, arm.mode
+        tells = self._lock_step or arm.tells(time.monotonic())  # a silence would stop a world that waits for answers
+        if tells:
             self._topics.pose(observation, stamp)
-            if joints or arm.mode != self._mode:
-                self._topics.robot_state(observation, stamp, arm)
-            self._mode = arm.mode
+        if (tells and (joints or news)) or (news and arm.stopping):
+            self._topics.robot_state(observation, stamp, arm)
         if boxes:
             self._topics.keep_outs(observation, stamp)
         self._gripper_server.update(observation.knuckle, observation.time)
