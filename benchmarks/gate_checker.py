@@ -10,6 +10,7 @@ stamps ns of ROS time.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class Facts:
     boxes_stamp: int | None = None
 
 
+@functools.cache
 def limits_of(profile: Path) -> dict[str, Any]:
     """The profile's numbers, as they stand in its file."""
     return dict(yaml.safe_load(Path(profile).read_text(encoding="utf-8")))
@@ -88,6 +90,8 @@ class Checker:
         self.reference: Array | None = None
         self.target: Array | None = None
         self.setpoint: Array | None = None
+        self.resting = True
+        """Nothing has been told since an episode or a drive began."""
         self.told_at = -math.inf
         self.last_step = -math.inf
         self.beat = -math.inf
@@ -111,6 +115,7 @@ class Checker:
         """A policy's target is its episode's; an operator keeps driving."""
         if self.driver == "policy":
             self.reference = self.target = None
+            self.resting = True
 
     def heartbeat(self, episode: str, now: float) -> None:
         if not (episode and self.episode and episode != self.episode):
@@ -119,7 +124,7 @@ class Checker:
     def halted(self, now: float) -> None:
         """The gate says that it has stopped."""
         if not self.stopped:
-            self.stopped, self.stopped_at, self.target = True, now, None
+            self.stopped, self.stopped_at, self.target, self.resting = True, now, None, True
 
     def was_reset(self, facts: Facts) -> list[str]:
         """The gate says that it is reset."""
@@ -155,8 +160,10 @@ class Checker:
         else:
             self.next, self.last_step = ask.index + 1, facts.now
         start = measured if self.reference is None or self._apart(self.reference, measured) else self.reference
-        if self.setpoint is None:
-            self.setpoint = measured
+        if self.resting:
+            # a drive begins where the last one ended, or at the arm where that has been moved since
+            at_arm = self.setpoint is None or self._apart(self.setpoint, measured)
+            self.setpoint, self.resting = measured if at_arm else self.setpoint, False
         wrong = self._motion(ask, facts, start, target, period)
         self.reference = self.target = target
         return wrong
@@ -195,7 +202,10 @@ class Checker:
         measured = None if facts.pose is None else np.array(facts.pose)
         if self.stopped:
             stays = np.abs(setpoint - before).max() <= ROUNDING
-            at_arm = measured is not None and _gap(setpoint, measured) <= ROUNDING
+            fresh = (
+                -self.limits["ahead_margin"] <= (facts.stamp - facts.pose_stamp) * 1e-9 <= self.limits["state_timeout"]
+            )
+            at_arm = fresh and measured is not None and _gap(setpoint, measured) <= ROUNDING
             return wrong if stays or at_arm else [f"told {setpoint[:3].tolist()} when stopped"]
         moved, turned_by = float(np.linalg.norm(setpoint[:3] - before[:3])), angle_between(setpoint[3:], before[3:])
         if moved <= ROUNDING and turned_by <= ROUNDING:

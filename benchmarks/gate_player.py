@@ -1,11 +1,14 @@
-"""Plays a stream of events to the gate as its node does, and has everything that comes out examined."""
+"""Plays a stream of events to the gate, in the place of its node, and has everything that comes out examined."""
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import _paths
@@ -14,11 +17,13 @@ from gate_checker import Ask, Checker, Facts, limits_of
 from gate_streams import Event
 
 from grape_episode.geometry import Pose
-from grape_robot import gate, slew
+from grape_robot import gate
 from grape_robot.arm_model import ArmModel
 from grape_robot.boxes import Box
-from grape_robot.gate import GateState, Mode, Senses, StepRequest, load_profile
-from grape_robot.slew import SetPoint
+from grape_robot.drive import Drive
+from grape_robot.gate import Authority, GateState, Mode, Senses, load_profile
+from grape_robot.keeper import HAND_BACK, Keeper, Said
+from grape_robot.requests import operator_request, policy_request
 
 PROFILES = ("real", "supervised", "sim")
 PARAMS = _paths.ROOT / "launch" / "params"
@@ -33,31 +38,39 @@ class Failure:
     what: str
 
 
+_profile = functools.cache(load_profile)
+
+
 class Player:
-    """One gate, one set point, one checker. ``times``: {check: [(ns of the wall, ns of this thread)]}, appended to."""
+    """One gate (``grape_robot.keeper``), what it tells the arm, and one checker that looks on.
+
+    ``times``: {check: [ns]} of every judgement, appended to."""
 
     def __init__(self, profile: Path, times: Any) -> None:
-        self.profile = load_profile(profile)
+        self.profile = _profile(profile)
         self.checker = Checker(limits_of(profile))
         self.said: Counter[str] = Counter()
         self._arm = ArmModel.of(self.profile)
-        self._state = GateState()
-        self._point: SetPoint | None = None
+        self._surroundings = Surroundings()
+        drive = Drive(self.profile, self._send, lock_step=False)
+        gripper = Gripper()
+        self.keeper = Keeper(self.profile, self._arm, drive, gripper, self._surroundings, False, 1.0, dry_run=False)
+        self._sent: list[tuple[np.ndarray, bool]] = []
+        self.setpoint: np.ndarray | None = None
+        """What the arm was told last, (7,)."""
         self._times = times
 
     @property
-    def setpoint(self) -> np.ndarray | None:
-        """What the arm was told last, (7,)."""
-        return None if self._point is None else _values(self._point.pose)
-
-    @property
     def stopped(self) -> bool:
-        return self._state.mode is Mode.STOPPED
+        return self.keeper.state.mode is Mode.STOPPED
 
     def apply(self, event: Event) -> Failure | None:
         """What is wrong with what the gate made of this event; None: nothing."""
         try:
+            if "facts" in event:
+                self._surroundings.facts = Facts(**event["facts"])
             wrong = getattr(self, f"_{event['do']}")(event)
+            wrong += self._told()
         except Exception as error:
             return Failure(f"crash: {type(error).__name__}", f"{type(error).__name__}: {error}")
         if wrong:
@@ -65,95 +78,138 @@ class Player:
             return Failure(words, "; ".join(wrong))
         return None
 
+    def _send(self, pose: Pose, stamp: int) -> None:
+        self._sent.append((np.concatenate([pose.position, pose.quaternion]), self.stopped))
+
+    def _told(self) -> list[str]:
+        facts, wrong = self._surroundings.facts, []
+        for pose, stopped in self._sent:
+            if stopped:
+                self._halted(facts)
+            self.said["told"] += 1
+            self.said["moved"] += self.setpoint is not None and bool(np.any(pose != self.setpoint))
+            self.setpoint = pose
+            wrong += self.checker.told(pose, facts)
+        self._sent.clear()
+        if self.stopped:
+            self._halted(facts)
+        return wrong
+
+    def _halted(self, facts: Facts) -> None:
+        self.said["stop"] += not self.checker.stopped
+        self.checker.halted(facts.now)
+
     def _announce(self, event: Event) -> list[str]:
-        self._state = gate.arm(self._state, event["episode"], False)
+        self.keeper.announce(event["episode"], self.profile.control_period, False)
         self.checker.announced(event["episode"])
-        self._rest()
         return []
 
     def _end(self, event: Event) -> list[str]:
-        self._state = gate.disarm(self._state, event["episode"])
+        self.keeper.end(event["episode"])
         self.checker.ended(event["episode"])
-        self._rest()
         return []
 
     def _beat(self, event: Event) -> list[str]:
-        self._state = gate.heartbeat(self._state, event["episode"], event["now"])
+        self.keeper.heartbeat(event["episode"], event["now"])
         self.checker.heartbeat(event["episode"], event["now"])
         return []
 
     def _reset(self, event: Event) -> list[str]:
-        facts = Facts(**event["facts"])
-        if not self.stopped or gate.reset_refusal(self.profile, self._state, senses_of(facts)):
-            return []
-        self._state = gate.reset(self._state)
-        return self.checker.was_reset(facts)
+        was = self.stopped
+        done, reason = self.keeper.reset()
+        if not done:
+            return [] if was and reason else ["refused a reset without a reason"]
+        return self.checker.was_reset(self._surroundings.facts) if was else []
 
     def _tick(self, event: Event) -> list[str]:
-        facts = Facts(**event["facts"])
-        senses = senses_of(facts)
-        self._after(gate.tick(self.profile, self._arm, self._state, senses), senses)
-        if self._point is None:
-            return []
-        before, self._point = self._point, slew.advance(self.profile, self._point, facts.now)
-        self.said["told"] += 1
-        self.said["moved"] += before.pose is not self._point.pose
-        return self.checker.told(_values(self._point.pose), facts)
+        facts = self._surroundings.facts
+        self.keeper.tick()
+        self.keeper.stream(facts.now, facts.stamp)
+        return []
 
     def _hand_back(self, event: Event) -> list[str]:
-        facts = Facts(**event["facts"])
-        ask = StepRequest("", 2**40, facts.stamp, self.profile.frame, (0.0,) * 7, "euler_xyz", event["source"])
-        verdict, self._state = gate.hand_back(self.profile, self._state, ask, senses_of(facts))
-        if verdict.accepted:
+        facts = self._surroundings.facts
+        ask = Ask(event["source"], "", 2**32 - 1, facts.stamp, self.profile.frame, (), "")
+        before = self.keeper.state.authority
+        self.keeper.operate(_message(ask, HAND_BACK))
+        if before is Authority.OPERATOR and self.keeper.state.authority is Authority.POLICY:
             self.checker.handed_back()
-            self._rest()
         return []
 
     def _step(self, event: Event) -> list[str]:
-        ask, facts = Ask(**event["ask"]), Facts(**event["facts"])
-        senses = senses_of(facts)
-        self._after(gate.tick(self.profile, self._arm, self._state, senses), senses)
-        request = StepRequest(
-            ask.episode, ask.index, ask.stamp, ask.frame, tuple(ask.action), ask.rotation, source=ask.source
-        )
-        began, own = time.perf_counter_ns(), time.thread_time_ns()
-        verdict, after = gate.judge(self.profile, self._arm, self._state, request, senses)
-        own, wall = time.thread_time_ns() - own, time.perf_counter_ns() - began
-        self._times[verdict.check].append((wall, own))
-        self._after(after, senses)
+        ask, facts = Ask(**event["ask"]), self._surroundings.facts
+        message, policy = _message(ask), ask.source == "policy"
+        senses = self._surroundings.senses()
+        self.keeper.watch(senses)
+        request = (policy_request if policy else operator_request)(message)
+        began = time.perf_counter_ns()
+        verdict, _ = gate.judge(self.profile, self._arm, self.keeper.state, request, senses)
+        self._times[verdict.check].append(time.perf_counter_ns() - began)
+        self._surroundings.said = None
+        (self.keeper.step if policy else self.keeper.operate)(message)
+        said = self._surroundings.said
+        if said is None or said.check != verdict.check:
+            return [f"judged {verdict.check!r}, and once more: {said}"]
         if not verdict.accepted:
             self.said["refused"] += 1
             self.checker.refused(ask, facts, verdict.check)
             return [] if verdict.check and verdict.reason else ["refused without a reason"]
         self.said["accepted"] += 1
-        if verdict.target is None or senses.measured is None:
+        if verdict.target is None:
             return ["accepted without a target"]
-        period = self.profile.control_period if ask.source == "policy" else self.profile.operator_period
-        if self._point is None:
-            self._point = slew.begin(self.profile, None, senses.measured, facts.now)
-        self._point = slew.aim(self._point, verdict.target, period, facts.now)
-        return self.checker.accepted(ask, facts, _values(verdict.target))
+        return self.checker.accepted(ask, facts, np.concatenate([verdict.target.position, verdict.target.quaternion]))
 
-    def _after(self, state: GateState, senses: Senses) -> None:
-        """The set point in a hold stays where it is; in a stop it becomes the measured TCP."""
-        before, self._state = self._state, state
-        if (state.authority, state.operator) != (before.authority, before.operator) and self._point is not None:
-            self._point = slew.freeze(self._point)
-        if state.mode is before.mode:
-            return
-        if state.mode is Mode.STOPPED:
-            self.said["stop"] += 1
-            self.checker.halted(senses.now)
-            if self._point is not None:
-                usable = senses.measured is not None and senses.measured_frame == self.profile.frame
-                measured = senses.measured if usable and gate.is_pose(senses.measured) else None
-                self._point = slew.at(measured, senses.now) if measured is not None else slew.freeze(self._point)
-        elif state.mode is Mode.HOLD and self._point is not None:
-            self._point = slew.freeze(self._point)
 
-    def _rest(self) -> None:
-        if self._point is not None and self._state.authority is gate.Authority.POLICY:
-            self._point = slew.freeze(self._point)
+class Gripper:
+    """A gripper that accepts every goal at once."""
+
+    busy = False
+
+    def send(self, goal: float, done: Callable[[str], None]) -> None:
+        done("" if goal in (0.0, 1.0) else f"goal {goal}")
+
+    def poll(self) -> None:
+        pass
+
+    def give_up(self, reason: str) -> None:
+        raise AssertionError(f"nothing waits, and yet: {reason}")
+
+
+class Surroundings:
+    """What the keeper asks of its node: what is sensed is what the stream says."""
+
+    def __init__(self) -> None:
+        self.facts = Facts(0.0, 0)
+        self.said: Said | None = None
+
+    def senses(self) -> Senses:
+        return senses_of(self.facts)
+
+    def observed(self, stamp: int) -> bool:
+        return True
+
+    def strangers(self) -> str:
+        return ""
+
+    def tell(self, state: GateState, said: Said | None) -> None:
+        self.said = said or self.said
+
+    def commit(self, message: Any, accepted: bool) -> None:
+        pass
+
+    def log(self, level: str, text: str) -> None:
+        if "\n" in text:
+            raise AssertionError(f"more than one line: {text!r}")
+
+
+def _message(ask: Ask, kind: int = 0) -> Any:
+    """As a PolicyStep or an OperatorStep has it."""
+    seconds, rest = divmod(ask.stamp, 10**9)
+    header = SimpleNamespace(stamp=SimpleNamespace(sec=seconds, nanosec=rest), frame_id=ask.frame)
+    index = {"step": ask.index, "sequence": ask.index, "source": ask.source, "kind": kind}
+    return SimpleNamespace(
+        header=header, episode_id=ask.episode, action=list(ask.action), rotation=ask.rotation, **index
+    )
 
 
 def senses_of(facts: Facts) -> Senses:
@@ -179,7 +235,3 @@ def senses_of(facts: Facts) -> Senses:
         keep_out=boxes,
         keep_out_stamp=facts.boxes_stamp or 0,
     )
-
-
-def _values(pose: Pose) -> np.ndarray:
-    return np.concatenate([pose.position, pose.quaternion])

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from arm_geometry import Array, frames_of, jacobian_of, tcp_of
+from arm_geometry import Array, frames_of, jacobian_of, tcp_of, vector_between
 from gate_checker import Ask
 from scipy.spatial.transform import Rotation
 
@@ -100,7 +100,7 @@ class Stream:
         for _ in range(ticks):
             self._pass(length / ticks)
             yield {"do": "tick", "facts": self._facts()}
-            self._move()
+        self._move()
 
     def _act(self) -> Iterator[Event]:
         if self.operator:
@@ -124,8 +124,8 @@ class Stream:
         if self.reach is None or not np.isfinite(self.reach).all():
             return
         frames = frames_of(self.joints)
-        turn = Rotation.from_quat(self.reach[3:]) * Rotation.from_matrix(frames[-1][:3, :3]).inv()
-        error = np.concatenate([self.reach[:3] - frames[-1][:3, 3], turn.as_rotvec()])
+        wanted = Rotation.from_quat(self.reach[3:]).as_matrix()
+        error = np.concatenate([self.reach[:3] - frames[-1][:3, 3], vector_between(frames[-1][:3, :3], wanted)])
         if float(np.abs(error).max()) > 0.3:
             return
         matrix = jacobian_of(frames)
