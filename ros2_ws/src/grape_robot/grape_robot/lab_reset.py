@@ -22,13 +22,17 @@ OPENED = 0.9
 """Part of the stroke from which on the gripper counts as open."""
 ANSWER_DEADLINE = 1.0
 """Seconds for the gate's answer to a step."""
+PASSING = ("dead_man", "state", "controller", "robot_mode", "keep_out", "age")
+"""Checks whose cause may pass by itself: a switch let go, a hiccup of a topic, a hand in the way."""
 
 
 @dataclass(frozen=True)
 class ResetSettings:
-    """Seconds to wait: for arm, gate and camera; for the gripper to open; for the whole way home; for people."""
+    """Seconds to wait: for arm, gate and camera; for a hold to pass; for the gripper to open; for the whole way home;
+    for people."""
 
     arm_deadline: float = 5.0
+    hold_deadline: float = 3.0
     gripper_deadline: float = 5.0
     homing_deadline: float = 60.0
     confirm_deadline: float = 600.0
@@ -65,6 +69,7 @@ class LabReset:
         self._homing, self._settings = way, settings
         self._sequence = 0
         self._drives = False
+        self._held_since: float | None = None
 
     def run(self, wanted: Wanted, ticket: int) -> int:
         """The whole reset; the stamp of the first observation after the confirmation, ns. Raises ResetFailed with one
@@ -72,10 +77,12 @@ class LabReset:
         self._desk.begin(ticket, wanted.episode_id)
         try:
             awaited = self._scene(wanted)
-            self._ready(wanted.episode_id)
-            self._go_home()
+            moves = self._ready(wanted.episode_id)
+            if moves:
+                self._go_home()
             confirmed = self._confirmed(awaited)
-            self._still_home()
+            if moves:
+                self._still_home()
             self._held("the episode begins")
             self._hand_back()
             first = self._observation(confirmed)
@@ -119,12 +126,13 @@ class LabReset:
 
     # --- the way home ---
 
-    def _ready(self, episode_id: str) -> None:
-        """Gate and arm are heard, and the gate is armed for this episode: it must not be re-armed on the way."""
+    def _ready(self, episode_id: str) -> bool:
+        """Gate and arm are heard, and the gate is armed for this episode: it must not be re-armed on the way. Whether
+        the arm will move: in the gate's dry run it does not."""
         desk, missing = self._desk, [""]
 
         def ready() -> bool | None:
-            self._check_gate(holding=False)
+            self._check_gate()
             gate, arm = desk.gate, desk.arm
             if gate is not None and gate.check == "episode" and episode_id:
                 raise ResetFailed(f"the gate declines the episode: {gate.reason}")
@@ -142,7 +150,11 @@ class LabReset:
 
         if desk.wait(ready, self._settings.arm_deadline) is None:
             raise ResetFailed(f"{missing[0]} after {self._settings.arm_deadline:g} s")
+        if desk.arm is not None and desk.arm.dry_run:
+            self._ports.say("the gate is in a dry run: the arm stays where it is")
+            return False
         self._held("the arm goes home")
+        return True
 
     def _held(self, what: str) -> None:
         """Waits for the dead-man's switch where the gate asks for one."""
@@ -150,7 +162,7 @@ class LabReset:
 
         def held() -> bool | None:
             nonlocal said
-            self._check_gate(holding=False)
+            self._check_gate()
             arm = self._desk.arm
             if arm is not None and (arm.dead_man or not arm.dead_man_required):
                 return True
@@ -167,24 +179,21 @@ class LabReset:
         fresh = heard is not None and self._desk.steady() - heard.received < FRESH
         return heard.pose if heard is not None and fresh else None
 
-    def _check_gate(self, holding: bool = True) -> None:
-        """Raises ResetFailed where the gate has stopped, or (``holding``) holds for another reason than our silence."""
+    def _check_gate(self) -> None:
+        """Raises ResetFailed where the gate has stopped."""
         gate = self._desk.gate
-        if gate is None:
-            return
-        why = f"{gate.check}: {gate.reason}" if gate.check else gate.reason
-        if gate.state == Mode.STOPPED:
-            raise ResetFailed(f"the gate has stopped: {why}")
-        if holding and gate.state == Mode.HOLD and gate.check != "operator":
-            raise ResetFailed(f"homing given up: the gate holds: {why}")
+        if gate is not None and gate.state == Mode.STOPPED:
+            raise ResetFailed(f"the gate has stopped: {_why(gate.check, gate.reason)}")
 
     def _go_home(self) -> None:
         end = self._desk.steady() + self._settings.homing_deadline
-        reference = self._step(homing.STAY, end)
+        self._held_since = None
+        while (reference := self._step(homing.STAY, end)) is None:
+            pass
         self._open_gripper(end)
         for point in homing.way(reference, self._homing):
             while not homing.reached(reference, point):
-                reference = self._step(homing.step(reference, point, self._homing), end)
+                reference = self._step(homing.step(reference, point, self._homing), end) or reference
         while not self._arrived():
             self._step(homing.STAY, end)
 
@@ -200,8 +209,9 @@ class LabReset:
         measured = self._tcp()
         return measured is not None and self._homing.at_home(measured)
 
-    def _step(self, action: Sequence[float], end: float) -> Pose:
-        """One step and the gate's answer to it; takes one period. The target after it."""
+    def _step(self, action: Sequence[float], end: float) -> Pose | None:
+        """One step and the gate's answer to it; takes one period. The target after it, None where the gate did not take
+        it for a cause that may pass. Raises ResetFailed where it does not pass."""
         desk, sequence = self._desk, self._sequence
         began = desk.steady()
         if began > end:
@@ -212,14 +222,26 @@ class LabReset:
         answer = desk.wait(lambda: desk.take_answer(sequence), ANSWER_DEADLINE)
         if answer is None:
             raise ResetFailed(f"homing given up: no answer of the gate on {topics.GATE_STATUS} to step {sequence}")
-        if answer.refused:
-            raise ResetFailed(f"homing given up: the gate refuses a step: {answer.refused}")
 
-        def unwell() -> None:
+        def stopped() -> None:
             self._check_gate()
 
-        desk.wait(unwell, max(0.0, began + self._homing.period - desk.steady()))
-        return answer.target
+        desk.wait(stopped, 0.0)  # which says why, where the step was refused for it
+        if not answer.refused:
+            self._held_since = None
+        elif answer.check not in PASSING:
+            raise ResetFailed(f"homing given up: the gate refuses a step: {_why(answer.check, answer.refused)}")
+        else:
+            self._wait_out(_why(answer.check, answer.refused), began)
+        desk.wait(stopped, max(0.0, began + self._homing.period - desk.steady()))
+        return None if answer.refused else answer.target
+
+    def _wait_out(self, why: str, now: float) -> None:
+        if self._held_since is None:
+            self._held_since = now
+            self._ports.say(f"the homing waits: {why}")
+        if now - self._held_since >= self._settings.hold_deadline:
+            raise ResetFailed(f"homing given up: the gate holds for {self._settings.hold_deadline:g} s: {why}")
 
     # --- the operator's word ---
 
@@ -231,7 +253,7 @@ class LabReset:
         desk.await_confirmation(awaited)
 
         def confirmed() -> int | None:
-            self._check_gate(holding=False)
+            self._check_gate()
             return desk.awaited.confirmed if desk.awaited is not None else None
 
         found = desk.wait(confirmed, seconds)
@@ -248,11 +270,12 @@ class LabReset:
             raise ResetFailed(f"the arm was moved after it came home: it is {away:.3f} m away")
 
     def _hand_back(self) -> None:
-        self._send_back()
+        if self._drives:
+            self._send_back()
         seconds = self._settings.arm_deadline
 
         def back() -> ArmHeard | None:
-            self._check_gate(holding=False)
+            self._check_gate()
             arm = self._desk.arm
             return arm if arm is not None and not arm.operator_drives else None
 
@@ -266,3 +289,7 @@ class LabReset:
 
     def _observation(self, confirmed: int) -> LiveFrame:
         return self._fresh_frame(max(confirmed, self._ports.now()))
+
+
+def _why(check: str, reason: str) -> str:
+    return f"{check}: {reason}" if check else reason

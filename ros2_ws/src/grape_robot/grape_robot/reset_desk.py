@@ -48,6 +48,7 @@ class ArmHeard:
     operator_drives: bool
     dead_man_required: bool
     dead_man: bool
+    dry_run: bool
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class Answer:
     """The gate's on one step of the homing. ``refused``: why; empty: it was accepted."""
 
     target: Pose
+    check: str
     refused: str
 
 
@@ -135,8 +137,8 @@ class ResetDesk:
             for name, value in heard.items():
                 setattr(self, name, value)
             if isinstance(said := heard.get("gate"), GateHeard) and (match := _ANSWER.match(said.reason)):
-                refused = "" if match[2] == "accepted" else _why(said.check, match[3])
-                self._answers[int(match[1])] = Answer(said.target, refused)
+                refused = "" if match[2] == "accepted" else match[3] or "without a reason"
+                self._answers[int(match[1])] = Answer(said.target, said.check, refused)
             self._changed.notify_all()
 
     def ended(self, episode_id: str) -> None:
@@ -183,9 +185,3 @@ class ResetDesk:
                 if result is not None or left <= 0:
                     return result
                 self._changed.wait(min(left, self._poll))
-
-
-def _why(check: str, words: str) -> str:
-    if not words or words.startswith(f"{check}:"):
-        return words or check or "without a reason"
-    return f"{check}: {words}" if check else words

@@ -110,10 +110,15 @@ class ResetNode(Node):
         )
 
     def _declared_settings(self) -> ResetSettings:
-        seconds = {"arm_deadline": "gate, arm and camera", "gripper_deadline": "the gripper to open"}
-        seconds |= {"homing_deadline": "the whole way home", "confirm_deadline": "the operator"}
+        seconds = {
+            "arm_deadline": "gate, arm and camera",
+            "hold_deadline": "a hold of the gate to pass",
+            "gripper_deadline": "the gripper to open",
+            "homing_deadline": "the whole way home",
+            "confirm_deadline": "the operator",
+        }
         values = {
-            name: declare(self, name, getattr(ResetSettings, name), f"Seconds to wait for {what}.", (0.1, 7200.0))
+            name: declare(self, name, getattr(ResetSettings, name), f"Seconds to wait for {what}.", (0.0, 7200.0))
             for name, what in seconds.items()
         }
         missing = declare(
@@ -147,8 +152,8 @@ class ResetNode(Node):
 
     def _on_arm(self, message: ArmStatus) -> None:
         drives = message.authority == ArmStatus.OPERATOR
-        now, required = self._desk.steady(), message.dead_man_required
-        self._desk.put(arm=ArmHeard(now, message.episode_id, drives, required, message.dead_man))
+        switch = message.dead_man_required, message.dead_man
+        self._desk.put(arm=ArmHeard(self._desk.steady(), message.episode_id, drives, *switch, dry_run=message.dry_run))
 
     def _on_pose(self, message: PoseStamped) -> None:
         if message.header.frame_id != self._frame:

@@ -30,7 +30,7 @@ class StandInGate:
         self.back = 0
         self.lines: list[str] = []
         self.operator = False
-        self.required, self.held = False, True
+        self.required, self.held, self.dry_run = False, True, False
         self.episode, self.mode, self.check, self.reason = "", Mode.IDLE, "", ""
         self.refuse = ""
         self.silent: set[str] = set()
@@ -56,7 +56,7 @@ class StandInGate:
         if "gate" not in self.silent:
             desk.gate = GateHeard(self.mode, self.check, self.reason, self.target or self.pose)
         if "arm" not in self.silent:
-            desk.arm = ArmHeard(now, self.episode, self.operator, self.required, self.held)
+            desk.arm = ArmHeard(now, self.episode, self.operator, self.required, self.held, self.dry_run)
         if "tcp" not in self.silent:
             desk.tcp = TcpHeard(now, self.pose)
         if "width" not in self.silent:
@@ -81,8 +81,8 @@ class StandInGate:
             self.target = self.pose = integrate(start, start, action, "axis_angle", 1.0, 4.0)
             self.path.append(self.pose)
             self.width = topics.GRIPPER_STROKE if self.width >= 0.0 else self.width  # below 0: it is stuck
-        said = f"refused: {self.refuse}" if self.refuse else "accepted"
-        check = self.refuse.split(":")[0] if self.refuse else ""
+        check, _, why = self.refuse.partition(": ")
+        said = f"refused: {why}" if self.refuse else "accepted"
         self.desk.put(gate=GateHeard(self.mode, check, f"homing step {sequence} {said}", self.target or self.pose))
 
     def hand_back(self, sequence: int) -> None:

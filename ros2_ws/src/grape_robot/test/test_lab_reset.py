@@ -186,14 +186,12 @@ def stop(gate: StandInGate) -> None:
     gate.mode, gate.check, gate.reason = Mode.STOPPED, "wrench", "40 N, limit 30 N"
 
 
-def hold(gate: StandInGate) -> None:
-    gate.mode, gate.check, gate.reason = Mode.HOLD, "dead_man", "not held"
-
-
 TROUBLE = {
     "homing given up: the gate refuses a step: box: z = 0.5 m": lambda gate: setattr(gate, "refuse", "box: z = 0.5 m"),
     "the gate has stopped: wrench: 40 N, limit 30 N": stop,
-    "homing given up: the gate holds: dead_man: not held": hold,
+    "homing given up: the gate refuses a step: operator: teleop drives": lambda gate: setattr(
+        gate, "refuse", "operator: teleop drives"
+    ),
     f"homing given up: no answer of the gate on {topics.GATE_STATUS} to step 5": lambda g: g.silent.add("gate"),
     "episode episode_1 has ended": lambda gate: gate.desk.ended("episode_1"),
     SUPERSEDED: lambda gate: gate.desk.ask(),
@@ -209,14 +207,39 @@ def test_trouble_on_the_way_ends_it_in_one_line_and_the_arm_is_handed_back(lab: 
     assert lab.gate.back == 1 and len(lab.gate.moves) == 6
 
 
-def test_an_own_silence_is_no_reason_to_give_up(lab: Lab) -> None:
+def test_a_hold_that_passes_is_waited_out(lab: Lab) -> None:
     lab.store()
+    refused: list[int] = []
 
-    def late(gate: StandInGate) -> None:
-        gate.mode, gate.check, gate.reason = Mode.HOLD, "operator", "no step of homing for 0.31 s"
+    def let_go(gate: StandInGate, sequence: int) -> None:
+        gate.refuse = "dead_man: not held" if 5 <= sequence < 15 else ""
+        if gate.refuse:
+            refused.append(sequence)
 
-    lab.gate.on_step = at_step(5, late)  # type: ignore[assignment]
-    assert lab.run() > 0
+    lab.gate.on_step = let_go
+    assert lab.run() > 0 and len(refused) == 10
+    assert lab.gate.lines.count("the homing waits: dead_man: not held") == 1
+
+
+def test_a_hold_that_does_not_pass_ends_it(lab: Lab) -> None:
+    lab.store()
+    lab.gate.on_step = at_step(5, lambda gate: setattr(gate, "refuse", "dead_man: not held"))  # type: ignore[assignment]
+    assert lab.fails() == "homing given up: the gate holds for 3 s: dead_man: not held"
+    assert lab.gate.back == 1 and 20 < len(lab.gate.moves) < 60
+
+
+def test_held_from_the_start_it_begins_from_where_the_arm_is(lab: Lab) -> None:
+    lab.store()
+    lab.gate.on_step = lambda gate, sequence: setattr(gate, "refuse", "state: 0.2 s old" if sequence < 4 else "")
+    lab.run()
+    assert lab.gate.pose.distance(HOME) < 1e-5
+
+
+def test_in_a_dry_run_nothing_moves_and_people_may_rehearse(lab: Lab) -> None:
+    lab.store()
+    lab.gate.dry_run = True
+    assert lab.run() > lab.confirmed
+    assert not lab.gate.moves and "dry run" in lab.gate.lines[0]
 
 
 def test_a_gripper_that_does_not_open(lab: Lab) -> None:
