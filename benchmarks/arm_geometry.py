@@ -23,6 +23,8 @@ _DH = (
     (0.0, 0.0, math.pi / 2),
     (0.088, 0.0, math.pi / 2),
 )
+FLANGE, TOOL, TOOL_YAW = 0.107, 0.145, -math.pi / 4
+"""Metres from joint 7 to the flange and from there to the TCP, and the tool's turn about the approach."""
 _CA, _SA = np.cos([alpha for _, _, alpha in _DH]), np.sin([alpha for _, _, alpha in _DH])
 _FIXED_BASE = np.eye(4)
 _FIXED = np.zeros((len(_DH), 4, 4))
@@ -35,8 +37,6 @@ _MOUNT = np.eye(4)
 _MOUNT[:2, :2] = [[math.cos(TOOL_YAW), -math.sin(TOOL_YAW)], [math.sin(TOOL_YAW), math.cos(TOOL_YAW)]]
 SINGULAR = 0.05
 """Least singular value of the Jacobian, m, below which what the arm would do is not foretold."""
-FLANGE, TOOL, TOOL_YAW = 0.107, 0.145, -math.pi / 4
-"""Metres from joint 7 to the flange and from there to the TCP, and the tool's turn about the approach."""
 
 
 def frames_of(joints: Array) -> list[Array]:
