@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from grape_episode.episode import Identity
+from grape_episode.episode import DEMONSTRATION, Identity
 from grape_policy.parameters import by_task, task_instruction
 
 CODE_VERSION = "0.1.0"
@@ -31,6 +31,8 @@ def episode_identity(goal: Any, value: Callable[[str], Any], base_hash: str, ada
     task, or the field of the goal."""
     if not (goal.temperature >= 0.0 and goal.temperature < float("inf")):
         raise ValueError(f"temperature {goal.temperature}: must be finite and not below 0")
+    if goal.demonstration and value("lock_step"):
+        raise ValueError("demonstration: in lock-step the world waits for a policy's steps: a person needs real time")
     return Identity(
         episode_id=episode_id(goal.task, goal.initial_state, goal.seed),
         task=goal.task,
@@ -40,7 +42,7 @@ def episode_identity(goal: Any, value: Callable[[str], Any], base_hash: str, ada
         objective=goal.objective or "task_completion",
         seed=goal.seed,
         temperature=goal.temperature,
-        step_limit=goal.step_limit or value("step_limit"),
+        step_limit=goal.step_limit or value("demonstration_limit" if goal.demonstration else "step_limit"),
         control_period=value("control_period"),
         lock_step=value("lock_step"),
         base_hash=base_hash,
@@ -49,6 +51,6 @@ def episode_identity(goal: Any, value: Callable[[str], Any], base_hash: str, ada
         cost_program_hash=by_task(goal.task, value("cost_programs")),
         calibration_hash=value("calibration_hash"),
         code_version=CODE_VERSION,
-        notes=(),
+        notes=(DEMONSTRATION,) if goal.demonstration else (),
         stamp=stamp,
     )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ WORKER = "grape_policy.inference_worker"
 GRACE = 5.0
 """Seconds between asking the process to end and killing it."""
 Message = tuple[dict[str, Any], list[NDArray[Any]]]
+T = TypeVar("T")
 
 
 def _ignore(*_: Any) -> None:
@@ -130,6 +131,12 @@ class EngineProcess:
         asked = {"instruction": instruction, "seed": seed, "step": step, "temperature": temperature, "prepare": True}
         _then(self._acting.send(asked, [frame]), settle, answer)
         return answer
+
+    def see(self, frame: NDArray[np.uint8]) -> Future[NDArray[np.uint8]]:
+        """The model's image (S, S, 3) of a camera frame, and no decision. Raises as ``decide``."""
+        image: Future[NDArray[np.uint8]] = Future()
+        _then(self._acting.send({"look": True}, [frame]), lambda message: message[1][0], image)
+        return image
 
     def act(self, image: NDArray[np.uint8], instruction: str, seed: int, step: int, temperature: float) -> Decision:
         """As ``Engine.act``: ``image`` is the model's own (S, S, 3)."""
@@ -264,7 +271,7 @@ class _Calls:
             future.set_exception(error)
 
 
-def _then(first: Future[Message], make: Callable[[Message], Answer], then: Future[Answer]) -> None:
+def _then(first: Future[Message], make: Callable[[Message], T], then: Future[T]) -> None:
     """``then`` completes with what ``make`` makes of the first's result."""
 
     def settle(done: Future[Message]) -> None:

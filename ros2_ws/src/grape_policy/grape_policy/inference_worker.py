@@ -93,6 +93,8 @@ class Worker:
     def _act(self, header: dict[str, Any], arrays: list[NDArray[Any]]) -> Message:
         assert self._engine is not None
         (image,) = arrays
+        if header.get("look"):
+            return {}, [self._engine.vla.processor.model_input(image)]
         if header["prepare"]:
             image = self._engine.vla.processor.model_input(image)
         sampling = (header["seed"], header["step"], header["temperature"])

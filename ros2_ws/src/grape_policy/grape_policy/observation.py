@@ -69,6 +69,14 @@ class WorldSample:
 
 
 @dataclass(frozen=True)
+class ArmSample:
+    """Whose steps move the arm at ``stamp``: those of a person or of homing where ``operator``, else the policy's."""
+
+    stamp: int
+    operator: bool
+
+
+@dataclass(frozen=True)
 class RecordSample:
     """The recorder has closed the bag of ``episode_id``."""
 
@@ -141,6 +149,12 @@ class Inbox:
         self.verdicts: deque[GateSample] = deque()
         self.world: WorldSample | None = None
         self.record: RecordSample | None = None
+        self.driven = False
+        """Somebody else's steps move the arm."""
+        self.handed_back = -1
+        """Stamp at which that ended last."""
+        self.drove = False
+        """A person has moved the arm in this episode."""
         self.stop_reason: str | None = None
         self.failed = False
         self.leaving = False
@@ -152,6 +166,7 @@ class Inbox:
             self._episode_id = episode_id
             self.tasks = History(50)
             self.task = self.gate = self.world = self.record = None
+            self.drove = False
             self.verdicts.clear()
 
     def put_frame(self, frame: Frame) -> None:
@@ -182,6 +197,19 @@ class Inbox:
             self.gate = sample
             if sample.verdict and sample.episode_id == self._episode_id:
                 self.verdicts.append(sample)
+            self._changed.notify_all()
+
+    def put_arm(self, sample: ArmSample) -> None:
+        with self._changed:
+            if self.driven and not sample.operator:
+                self.handed_back = sample.stamp
+            self.driven = sample.operator
+            self._changed.notify_all()
+
+    def put_drive(self) -> None:
+        """A person has moved a stick."""
+        with self._changed:
+            self.drove = True
             self._changed.notify_all()
 
     def put_world(self, sample: WorldSample) -> None:

@@ -67,10 +67,29 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("gate_deadline", 2.0, "Real time: seconds without a GateStatus.", 0.1, 600.0, settable=True),
     Parameter("service_deadline", 5.0, "Seconds to find a service.", 0.1, 600.0, settable=True),
     Parameter("deadline", 30.0, "Seconds for every answer of another node.", 0.1, 600.0, settable=True),
+    Parameter(
+        "reset_deadline",
+        30.0,
+        "Seconds for the world's reset; in the lab people lay out the scene meanwhile.",
+        0.1,
+        7200.0,
+        settable=True,
+    ),
     Parameter("inference_deadline", 60.0, "Seconds for an inference.", 0.1, 3600.0, settable=True),
     Parameter("record_deadline", 30.0, "Seconds for the recorder to close the bag.", 0.1, 600.0, settable=True),
     Parameter("veto_limit", 3, "The episode ends after so many vetoes in a row.", 1, 100_000, settable=True),
     Parameter("step_limit", 60, "Steps of an episode where the goal does not say.", 1, 1_000_000, settable=True),
+    Parameter(
+        "demonstration_limit",
+        600,
+        "Control periods of a demonstration where the goal does not say.",
+        1,
+        1_000_000,
+        settable=True,
+    ),
+    Parameter(
+        "begin_deadline", 300.0, "Seconds for the person to begin a demonstration.", 0.1, 86_400.0, settable=True
+    ),
     Parameter(
         "instructions",
         [
@@ -107,8 +126,10 @@ class EpisodeSettings:
     gate_deadline: float
     service_deadline: float
     deadline: float
+    reset_deadline: float
     inference_deadline: float
     record_deadline: float
+    begin_deadline: float
     veto_limit: int
 
     @staticmethod

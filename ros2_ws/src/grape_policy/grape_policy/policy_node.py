@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,15 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
+from std_srvs.srv import Trigger
 
 from grape_episode import topics
-from grape_episode.episode import Step
+from grape_episode.episode import ENDED_BY_OPERATOR
 from grape_episode.ros import EVENT, LATCHED, declare, serve, until_signalled
 from grape_policy import ros
-from grape_policy.episode_runner import CANCELLED, ERROR, STEP_LIMIT, SUCCESS, EpisodeReport, EpisodeRunner
+from grape_policy.demonstration import Demonstration
+from grape_policy.ending import CANCELLED, ERROR, STEP_LIMIT, SUCCESS
+from grape_policy.episode_runner import EpisodeReport, EpisodeRunner
 from grape_policy.errors import ProcessEndedError
 from grape_policy.goals import OneGoal
 from grape_policy.identity import episode_identity
@@ -78,6 +80,7 @@ class PolicyNode(LifecycleNode):
         self.create_service(LoadAdapter, topics.LOAD_ADAPTER, self._on_load, callback_group=waiting)
         self.create_service(RollbackAdapter, topics.ROLLBACK_ADAPTER, self._on_rollback, callback_group=waiting)
         self.create_service(ListAdapters, topics.LIST_ADAPTERS, self._on_list, callback_group=waiting)
+        self.create_service(Trigger, topics.END_EPISODE, self._on_end, callback_group=waiting)
         self._action = ActionServer(
             self,
             RunEpisode,
@@ -171,6 +174,15 @@ class PolicyNode(LifecycleNode):
         self._inbox.stop(BY_CLIENT)
         return CancelResponse.ACCEPT
 
+    def _on_end(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        """The operator's end button."""
+        name = self._episode_id
+        response.success = bool(name)
+        response.message = name or "no episode is running"
+        if name:
+            self._inbox.stop(ENDED_BY_OPERATOR)
+        return response
+
     def _on_execute(self, handle: Any) -> RunEpisode.Result:
         self._goal.begin()
         try:
@@ -194,9 +206,9 @@ class PolicyNode(LifecycleNode):
             now = max(int(self.get_clock().now().nanoseconds), self._ended + 1)
             identity = episode_identity(handle.request, self._value, engine.facts.base_hash, adapter, now)
             self._episode_id = identity.episode_id
-            feedback = partial(self._feedback, handle)
-            ports = ros.RosPorts(self, self._outlets, self._inbox, engine, settings, feedback)
-            report = EpisodeRunner(self._inbox, ports, settings).run(identity, handle.request.record)
+            ports = ros.RosPorts(self, self._outlets, self._inbox, engine, settings, handle.publish_feedback)
+            kind = Demonstration if identity.demonstration else EpisodeRunner
+            report = kind(self._inbox, ports, settings).run(identity, handle.request.record)
             if report.outcome is not None:
                 self._ended = report.outcome.stamp
             return report
@@ -204,13 +216,9 @@ class PolicyNode(LifecycleNode):
             with suppress(ProcessEndedError):  # the episode has ended by it, and says so
                 switch.end_episode()
 
-    def _feedback(self, handle: Any, step: Step, stage: int) -> None:
-        handle.publish_feedback(
-            RunEpisode.Feedback(step=step.index, stage=stage, adapter_id=step.adapter_id, latency=step.latency)
-        )
-
     def _finish(self, handle: Any, report: EpisodeReport) -> RunEpisode.Result:
-        if report.reason in (SUCCESS, STEP_LIMIT):
+        done = report.identity.demonstration and report.detail.startswith(ENDED_BY_OPERATOR)
+        if report.reason in (SUCCESS, STEP_LIMIT) or done:
             handle.succeed()
         elif report.reason == CANCELLED and report.detail.startswith(BY_CLIENT) and self._cancelling(handle):
             handle.canceled()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import struct
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from geometry_msgs.msg import PoseStamped
+from grape_interfaces.action import RunEpisode
 from grape_interfaces.msg import (
     AdapterInfo,
+    ArmStatus,
     EpisodeIdentity,
     EpisodeOutcome,
     EpisodeRecord,
     GateStatus,
+    OperatorStep,
     PolicyStep,
     TaskStatus,
     WorldStatus,
 )
 from grape_interfaces.srv import PrepareRecording, ResetWorld
+from numpy.typing import NDArray
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.client import Client
 from rclpy.node import Node
@@ -42,36 +47,14 @@ from grape_episode.ros import (
     stamp_ns,
 )
 from grape_policy.decision import AdapterInfo as Serving
-from grape_policy.decision import Answer
-from grape_policy.episode_runner import ERROR, GATE_FAULT, STALE_CAMERA, EpisodeEnd, check_interrupt, check_stop
+from grape_policy.ending import ERROR, GATE_FAULT, STALE_CAMERA, EpisodeEnd, check_interrupt, check_stop
 from grape_policy.errors import ProcessEndedError, ProcessingError
 from grape_policy.inference_process import EngineProcess
-from grape_policy.observation import Frame, GateSample, Inbox, Observation, RecordSample, TaskSample, WorldSample
+from grape_policy.observation import Inbox, Observation
 from grape_policy.parameters import EpisodeSettings
+from grape_policy.samples import a_person_drives, arm_of, gate_of, raw_frame, record_of, task_of, world_of
 
-
-def raw_frame(data: bytes) -> Frame:
-    """A serialised sensor_msgs/Image (CDR, either byte order) with its stamp read from the leading header."""
-    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)
-    return Frame(int(seconds) * 1_000_000_000 + int(nanoseconds), time.monotonic(), data)
-
-
-def _task(message: Any) -> TaskSample:
-    return TaskSample(stamp_ns(message.header.stamp), message.episode_id, message.stage, message.success)
-
-
-def _gate(message: Any) -> GateSample:
-    names = ("episode_id", "state", "step", "verdict", "check", "reason")
-    return GateSample(received=time.monotonic(), **{name: getattr(message, name) for name in names})
-
-
-def _world(message: Any) -> WorldSample:
-    names = ("episode_id", "success", "grasped", "collision")
-    return WorldSample(stamp=stamp_ns(message.header.stamp), **{name: getattr(message, name) for name in names})
-
-
-def _record(message: Any) -> RecordSample:
-    return RecordSample(message.episode_id, message.path, message.complete, tuple(message.problems))
+T = TypeVar("T")
 
 
 def listen(node: Node, inbox: Inbox, settings: EpisodeSettings) -> list[Subscription]:
@@ -96,6 +79,10 @@ def listen(node: Node, inbox: Inbox, settings: EpisodeSettings) -> list[Subscrip
     def on_image(data: Any) -> None:
         inbox.put_frame(raw_frame(data))
 
+    def on_operator(message: OperatorStep) -> None:
+        if a_person_drives(message):
+            inbox.put_drive()
+
     # one group a source: in order within it, and no source waits for another
     camera, robot, events = (MutuallyExclusiveCallbackGroup() for _ in range(3))
     state = robot_state(settings.lock_step)
@@ -104,10 +91,12 @@ def listen(node: Node, inbox: Inbox, settings: EpisodeSettings) -> list[Subscrip
         for kind, topic, callback, qos, group in (
             (PoseStamped, settings.pose_topic, on_pose, state, robot),
             (JointState, settings.joints_topic, on_joints, JOINTS, robot),
-            (TaskStatus, topics.TASK_STATUS, lambda m: inbox.put_task(_task(m)), EVENT, events),
-            (GateStatus, topics.GATE_STATUS, lambda m: inbox.put_gate(_gate(m)), EVENT, events),
-            (WorldStatus, topics.WORLD_STATUS, lambda m: inbox.put_world(_world(m)), EVENT, events),
-            (EpisodeRecord, topics.RECORD, lambda m: inbox.put_record(_record(m)), EVENT, events),
+            (TaskStatus, topics.TASK_STATUS, lambda m: inbox.put_task(task_of(m)), EVENT, events),
+            (GateStatus, topics.GATE_STATUS, lambda m: inbox.put_gate(gate_of(m)), EVENT, events),
+            (WorldStatus, topics.WORLD_STATUS, lambda m: inbox.put_world(world_of(m)), EVENT, events),
+            (ArmStatus, topics.ARM_STATUS, lambda m: inbox.put_arm(arm_of(m)), EVENT, events),
+            (OperatorStep, topics.OPERATOR_STEP, on_operator, EVENT, events),
+            (EpisodeRecord, topics.RECORD, lambda m: inbox.put_record(record_of(m)), EVENT, events),
         )
     ]
     frame = node.create_subscription(Image, settings.color_topic, on_image, CAMERA, callback_group=camera, raw=True)
@@ -139,7 +128,7 @@ class Outlets:
 
 
 class RosPorts:
-    """A rollout's :class:`grape_policy.episode_runner.Ports` over a node; used by the worker thread alone."""
+    """The ports of a rollout and of a demonstration over a node; used by the worker thread alone."""
 
     def __init__(
         self,
@@ -148,10 +137,10 @@ class RosPorts:
         inbox: Inbox,
         engine: EngineProcess,
         settings: EpisodeSettings,
-        feedback: Callable[[Step, int], None],
+        told: Callable[[RunEpisode.Feedback], None],
     ) -> None:
         self._node, self._outlets, self._inbox = node, outlets, inbox
-        self._engine, self._settings, self.feedback = engine, settings, feedback
+        self._engine, self._settings, self._told = engine, settings, told
         self._camera_frame = ""
 
     def now(self) -> int:
@@ -202,7 +191,13 @@ class RosPorts:
             variant=identity.variant,
             initial_state=identity.initial_state,
         )
-        answer = self._call(self._outlets.reset_world, request, topics.RESET_WORLD)
+        answer = self._call(
+            self._outlets.reset_world,
+            request,
+            topics.RESET_WORLD,
+            self._settings.reset_deadline,
+            lambda: check_interrupt(self._inbox),
+        )
         if not answer.accepted:
             raise EpisodeEnd(ERROR, f"the world refuses: {answer.reason}")
         return stamp_ns(answer.first_observation)
@@ -210,29 +205,9 @@ class RosPorts:
     def decide(self, seen: Observation, identity: Identity, index: int) -> Step:
         """One inference on the frame seen; its latency is filled in when it is sent. What ends the episode meanwhile
         ends the waiting, too: the answer is then nobody's."""
-        message = deserialize_message(seen.frame.data, Image)
-        topic = self._settings.color_topic
-        if message.encoding not in ("rgb8", "bgr8"):
-            raise EpisodeEnd(ERROR, f"{topic}: image encoding {message.encoding!r}: expected rgb8 or bgr8")
-        try:
-            rgb = image_from_msg(message)
-        except ValueError as problem:
-            raise EpisodeEnd(ERROR, f"{topic}: {problem}") from None
-        self._camera_frame = message.header.frame_id
+        rgb = self._picture(seen)
         pending = self._engine.decide(rgb, identity.instruction, identity.seed, index, identity.temperature)
-        pending.add_done_callback(lambda _: self._inbox.wake())
-
-        def answered() -> Answer | None:
-            check_interrupt(self._inbox)
-            return pending.result() if pending.done() else None
-
-        try:
-            answer = self._inbox.wait(answered, self._settings.inference_deadline)
-        except (ProcessingError, ProcessEndedError) as problem:
-            raise EpisodeEnd(ERROR, str(problem)) from None
-        if answer is None:
-            seconds = self._settings.inference_deadline
-            raise EpisodeEnd(ERROR, f"no answer from the inference process after {seconds:g} s")
+        answer = self._await(pending)
         made, facts = answer.decision, self._engine.facts
         return Step(
             index=index,
@@ -254,6 +229,16 @@ class RosPorts:
             image=answer.image,
         )
 
+    def show(self, seen: Observation, index: int, stage: int) -> None:
+        """The model's image of the frame seen, stamped as the frame, and no step."""
+        image = self._await(self._engine.see(self._picture(seen)))
+        self._outlets.model_input.publish(image_to_msg(image, seen.stamp, self._camera_frame))
+        self._told(RunEpisode.Feedback(step=index, stage=stage))
+
+    def feedback(self, step: Step, stage: int) -> None:
+        values = {"adapter_id": step.adapter_id, "latency": step.latency}
+        self._told(RunEpisode.Feedback(step=step.index, stage=stage, **values))
+
     def publish_step(self, step: Step, identity: Identity) -> None:
         """The image that the model saw, then the step, both stamped as the observation."""
         if step.image is not None:
@@ -269,6 +254,35 @@ class RosPorts:
         message.header.frame_id = self._settings.base_frame
         self._outlets.outcome.publish(message)
 
+    def _picture(self, seen: Observation) -> NDArray[np.uint8]:
+        """The frame (H, W, 3) RGB. Raises EpisodeEnd."""
+        message = deserialize_message(seen.frame.data, Image)
+        topic = self._settings.color_topic
+        if message.encoding not in ("rgb8", "bgr8"):
+            raise EpisodeEnd(ERROR, f"{topic}: image encoding {message.encoding!r}: expected rgb8 or bgr8")
+        self._camera_frame = message.header.frame_id
+        try:
+            return image_from_msg(message)
+        except ValueError as problem:
+            raise EpisodeEnd(ERROR, f"{topic}: {problem}") from None
+
+    def _await(self, pending: Future[T]) -> T:
+        """The inference process's answer. Raises EpisodeEnd."""
+        pending.add_done_callback(lambda _: self._inbox.wake())
+
+        def answered() -> T | None:
+            check_interrupt(self._inbox)
+            return pending.result() if pending.done() else None
+
+        try:
+            answer = self._inbox.wait(answered, self._settings.inference_deadline)
+        except (ProcessingError, ProcessEndedError) as problem:
+            raise EpisodeEnd(ERROR, str(problem)) from None
+        if answer is None:
+            seconds = self._settings.inference_deadline
+            raise EpisodeEnd(ERROR, f"no answer from the inference process after {seconds:g} s")
+        return answer
+
     def _find(self, count: Callable[[], int | bool], reason: str, nobody: str) -> None:
         def found() -> bool | None:
             check_stop(self._inbox)
@@ -277,14 +291,21 @@ class RosPorts:
         if self._inbox.wait(found, self._settings.service_deadline, poll=0.05) is None:
             raise EpisodeEnd(reason, f"{nobody} for {self._settings.service_deadline:g} s")
 
-    def _call(self, client: Client, request: Any, name: str) -> Any:
+    def _call(
+        self, client: Client, request: Any, name: str, seconds: float = 0.0, check: Callable[[], None] = lambda: None
+    ) -> Any:
+        """The answer within ``seconds`` (0: the settings' deadline); ``check`` raises what ends the waiting."""
         done = threading.Event()
         future = client.call_async(request)
         future.add_done_callback(lambda _: done.set())
-        end = time.monotonic() + self._settings.deadline
-        while not done.wait(0.1) and time.monotonic() < end and not self._inbox.leaving:
-            pass
+        limit = seconds or self._settings.deadline
+        end = time.monotonic() + limit
+        try:
+            while not done.wait(0.1) and time.monotonic() < end and not self._inbox.leaving:
+                check()
+        finally:
+            if not done.is_set():
+                client.remove_pending_request(future)
         if not done.is_set():
-            client.remove_pending_request(future)
-            raise EpisodeEnd(ERROR, f"no answer from {name} after {self._settings.deadline:g} s")
+            raise EpisodeEnd(ERROR, f"no answer from {name} after {limit:g} s")
         return future.result()

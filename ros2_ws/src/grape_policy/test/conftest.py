@@ -15,11 +15,13 @@ import rclpy
 from geometry_msgs.msg import PoseStamped
 from grape_interfaces.action import RunEpisode
 from grape_interfaces.msg import (
+    ArmStatus,
     EpisodeIdentity,
     EpisodeOutcome,
     EpisodeRecord,
     GateStatus,
     Heartbeat,
+    OperatorStep,
     PolicyStep,
     StepCommit,
     TaskStatus,
@@ -38,6 +40,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import Image, JointState
+from std_srvs.srv import Trigger
 
 from grape_episode import topics
 from grape_episode.ros import CAMERA, CLOCK, EVENT, JOINTS, LATCHED, ask, image_to_msg, robot_state, set_stamp, stamp_ns
@@ -99,6 +102,8 @@ class FakeWorld:
         self._world = pub(WorldStatus, topics.WORLD_STATUS, EVENT)
         self._gate = pub(GateStatus, topics.GATE_STATUS, EVENT)
         self._commit = pub(StepCommit, topics.STEP_COMMIT, EVENT)
+        self._arm = pub(ArmStatus, topics.ARM_STATUS, EVENT)
+        self._operator = pub(OperatorStep, topics.OPERATOR_STEP, EVENT)
         self._record = pub(EpisodeRecord, topics.RECORD, EVENT)
         sub(PolicyStep, topics.POLICY_STEP, self._on_step, EVENT)
         sub(Image, topics.MODEL_INPUT, lambda m: self.seen.images.append(m), EVENT)
@@ -111,6 +116,7 @@ class FakeWorld:
         self.load = node.create_client(LoadAdapter, topics.LOAD_ADAPTER, callback_group=group)
         self.rollback = node.create_client(RollbackAdapter, topics.ROLLBACK_ADAPTER, callback_group=group)
         self.list = node.create_client(ListAdapters, topics.LIST_ADAPTERS, callback_group=group)
+        self.end = node.create_client(Trigger, topics.END_EPISODE, callback_group=group)
         self.set = node.create_client(SetParameters, "/grape_policy/set_parameters", callback_group=group)
         self.change = node.create_client(ChangeState, "/grape_policy/change_state", callback_group=group)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -211,6 +217,14 @@ class FakeWorld:
 
     # for the test's thread
 
+    def drive(self, operator: bool) -> None:
+        """A person takes the arm, or hands it back, and the gate says so."""
+        kind = OperatorStep.MOVE if operator else OperatorStep.HAND_BACK
+        self._operator.publish(OperatorStep(source="teleop", kind=kind, action=[0.0] * 7))
+        status = ArmStatus(authority=ArmStatus.OPERATOR if operator else ArmStatus.POLICY)
+        set_stamp(status.header.stamp, self.time)
+        self._arm.publish(status)
+
     def set_seconds(self, name: str, value: float) -> None:
         """Set a parameter of the running node."""
         parameter = Parameter(name, value=value).to_parameter_msg()
@@ -243,6 +257,12 @@ class FakeWorld:
         request = RunEpisode.Goal(**{**values, **goal})
         keep: Callable[[Any], None] = lambda m: self.seen.feedback.append(m.feedback)  # noqa: E731
         return self.finished(self.ask(lambda: self.action.send_goal_async(request, keep)), "the goal's acceptance")
+
+    def result_of_drive(self, handle: Any) -> tuple[int, RunEpisode.Result]:
+        """Status and result of a goal in which no policy need have sent a step."""
+        answer = self.finished(self.ask(handle.get_result_async), "the result", 60.0)
+        wait_for(lambda: len(self.seen.outcomes) >= len(self.seen.identities), "the outcome")
+        return answer.status, answer.result
 
     def result(self, handle: Any) -> tuple[int, RunEpisode.Result]:
         """Status and result of an accepted goal."""

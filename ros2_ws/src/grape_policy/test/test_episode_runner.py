@@ -12,7 +12,16 @@ from grape_episode import topics
 from grape_episode.episode import Identity, Outcome, Step
 from grape_episode.geometry import Pose
 from grape_policy.episode_runner import EpisodeEnd, EpisodeReport, EpisodeRunner
-from grape_policy.observation import Frame, GateSample, Inbox, Observation, RecordSample, TaskSample, WorldSample
+from grape_policy.observation import (
+    ArmSample,
+    Frame,
+    GateSample,
+    Inbox,
+    Observation,
+    RecordSample,
+    TaskSample,
+    WorldSample,
+)
 from grape_policy.parameters import PARAMETERS, EpisodeSettings
 
 PERIOD = 200_000_000
@@ -72,9 +81,9 @@ class World:
         if self.broken != "camera":
             self.inbox.put_frame(Frame(stamp, time.monotonic(), b""))
 
-    def gate(self, step: int, verdict: int, state: int = ACTIVE) -> None:
+    def gate(self, step: int, verdict: int, state: int = ACTIVE, check: str = "box") -> None:
         if self.broken != "gate":
-            self.inbox.put_gate(GateSample(time.monotonic(), "id", state, step, verdict, "box", f"step {step} outside"))
+            self.inbox.put_gate(GateSample(time.monotonic(), "id", state, step, verdict, check, f"step {step} outside"))
 
     def now(self) -> int:
         return self.time
@@ -228,9 +237,9 @@ class RunningWorld(World):
         self.gate(0, 0)
         return self.time
 
-    def gate(self, step: int, verdict: int, state: int = ACTIVE) -> None:
+    def gate(self, step: int, verdict: int, state: int = ACTIVE, check: str = "box") -> None:
         if self.broken != "gate dies" or len(self.steps) < 2:
-            super().gate(step, verdict, state)
+            super().gate(step, verdict, state, check)
 
     def observe(self, number: int, stamp: int) -> None:
         super().observe(number, stamp)
@@ -273,3 +282,83 @@ def test_real_time_keeps_the_period_and_answers_the_newest_frame() -> None:
 def test_real_time_ends_on_what_falls_silent(world: RunningWorld, reason: str, named: str) -> None:
     report = world.run(identity=replace(IDENTITY, step_limit=100), gate_deadline=0.1)
     assert report.reason == reason and named in report.detail
+
+
+@dataclass
+class SharedWorld(RunningWorld):
+    """A person takes the arm from ``taken`` to ``given`` (ns of the world's clock) and may do so in an inference."""
+
+    taken: int = 10**18
+    given: int = 10**18
+    inferring: bool = False
+    """The taking happens while an answer is awaited."""
+    decided: int = 0
+    refused: str = ""
+    """Check by which the gate refuses every step."""
+
+    def now(self) -> int:
+        super().now()
+        self.look()
+        return self.time
+
+    def look(self) -> None:
+        driven = self.taken <= self.time < self.given
+        if driven:
+            self.inbox.put_drive()
+        self.inbox.put_arm(ArmSample(self.time, driven))
+
+    def decide(self, seen: Observation, identity: Identity, index: int) -> Step:
+        self.decided += 1
+        if self.inferring and index == 2 and self.taken > self.time:
+            self.taken, self.given = self.time, self.time + 500_000_000
+            self.look()
+        return super().decide(seen, identity, index)
+
+    def publish_step(self, step: Step, identity: Identity) -> None:
+        super().publish_step(step, identity)
+        if self.refused:
+            self.inbox.verdicts.clear()
+            self.gate(step.index, VETOED, check=self.refused)
+
+
+def test_while_a_person_drives_nothing_is_sent_and_nothing_is_late() -> None:
+    taken, given = FIRST + 250_000_000, FIRST + 3_000_000_000
+    world = SharedWorld(taken=taken, given=given)
+    report = world.run(identity=replace(IDENTITY, step_limit=8), camera_deadline=0.1)
+    assert (report.reason, report.steps) == ("step_limit", 8), report.detail
+    assert [step.index for step in world.steps] == list(range(8))
+    assert not [sent for sent in world.sent if taken <= sent < given]
+    after = [step for step, sent in zip(world.steps, world.sent, strict=True) if sent >= given]
+    assert after and after[0].stamp > given, "the frame is fresh"
+    assert world.sent[-len(after)] - given < 60_000_000, "and is answered at once"
+    gaps = np.diff([sent for sent in world.sent if sent >= given])
+    assert np.all(gaps >= 65_000_000) and np.all(gaps < 140_000_000), "no tick is made up for"
+    assert report.detail == "8 steps; a person drove for part of it"
+    assert world.outcome is not None and world.outcome.detail == report.detail
+
+
+def test_an_answer_that_a_taking_over_has_outrun_is_not_sent() -> None:
+    world = SharedWorld(inferring=True)
+    report = world.run(identity=replace(IDENTITY, step_limit=5))
+    assert (report.reason, report.steps) == ("step_limit", 5)
+    assert world.decided == 6 and [step.index for step in world.steps] == list(range(5))
+    assert not [sent for sent in world.sent if world.taken <= sent < world.given]
+
+
+def test_what_a_person_refuses_is_no_veto_of_the_policy() -> None:
+    for check in ("operator", "dead_man"):
+        assert SharedWorld(refused=check).run().reason == "step_limit"
+    assert SharedWorld(refused="speed").run().reason == "vetoed"
+
+
+def test_the_gate_s_silence_ends_the_episode_while_a_person_drives_too() -> None:
+    world = SharedWorld(taken=FIRST + 250_000_000, broken="gate dies")
+    report = world.run(identity=replace(IDENTITY, step_limit=8), gate_deadline=0.1)
+    assert report.reason == "gate_fault" and topics.GATE_STATUS in report.detail
+
+
+def test_homing_is_no_person() -> None:
+    world = SharedWorld()
+    world.inbox.put_arm(ArmSample(FIRST, operator=True))
+    report = world.run()
+    assert report.detail == "4 steps", "the arm was handed back and nobody moved a stick"

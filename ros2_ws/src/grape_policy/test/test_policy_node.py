@@ -22,8 +22,10 @@ pytest.importorskip("rclpy")
 from action_msgs.msg import GoalStatus
 from grape_interfaces.srv import ListAdapters, LoadAdapter, RollbackAdapter
 from lifecycle_msgs.msg import Transition
+from std_srvs.srv import Trigger
 
 from grape_episode import topics
+from grape_episode.episode import DEMONSTRATION, ENDED_BY_OPERATOR, PERSON_DROVE
 from grape_episode.ros import image_from_msg, stamp_ns
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_policy.adapters import CONFIG, PREFIX, WEIGHTS, AdapterManifest, adapter_hash, lora_targets
@@ -196,6 +198,7 @@ def test_a_killed_inference_process_ends_the_episode_and_the_node_can_be_configu
         ({}, {"task": "fly"}, "error", "task 'fly'"),
         ({}, {"task": "../fly", "instruction": "fly"}, "error", "task '../fly'"),
         ({}, {"temperature": -1.0}, "error", "temperature -1"),
+        ({}, {"demonstration": True}, "error", "demonstration: in lock-step"),
     ],
 )
 def test_wrong_use_ends_in_one_line(waiting: Any, behave: dict, goal: dict, reason: str, named: str) -> None:
@@ -335,6 +338,58 @@ def test_rollback_and_the_list(running: Any, files: SimpleNamespace) -> None:
     assert back.adapter.adapter_seq == base.adapter.adapter_seq + 1
     missing = running.call(running.load, LoadAdapter.Request(path=str(files.root / "nowhere")))
     assert not missing.accepted and "nowhere" in missing.reason and serving() == load.adapter.adapter_id
+
+
+def test_while_a_person_drives_the_policy_waits_and_lives(running: Any) -> None:
+    running.set_seconds("camera_deadline", 2.0)
+    try:
+        handle = running.start(step_limit=6)
+        seen = running.seen
+        wait_for(lambda: len(seen.steps) >= 2 or seen.outcomes, "two steps", 60.0)
+        assert not seen.outcomes, seen.outcomes
+        running.drive(operator=True)
+        taken, beats = running.time, len(running.beats)
+        wait_for(lambda: len(running.beats) > beats + 60, "three seconds of heartbeats")
+        given = running.time
+        running.drive(operator=False)
+        status, result = running.result(handle)
+    finally:
+        running.set_seconds("camera_deadline", LIMITS["camera_deadline"])
+    assert (status, result.end_reason, result.steps) == (GoalStatus.STATUS_SUCCEEDED, "step_limit", 6), result.detail
+    assert [step.step for step in seen.steps] == list(range(6))
+    assert given - taken > PERIOD
+    # one may have been on its way when the arm was taken
+    assert not [at for at in seen.arrived if taken + PERIOD // 4 < at < given]
+    assert not [step for step in seen.steps if taken < stamp_ns(step.header.stamp) <= given]
+    assert result.detail.endswith(PERSON_DROVE) and seen.outcomes[0].detail.endswith(PERSON_DROVE)
+
+
+def test_a_demonstration_shows_frames_and_decides_nothing(running: Any) -> None:
+    handle = running.start(step_limit=3, demonstration=True, record=True)
+    wait_for(lambda: running.seen.identities, "the announcement")
+    running.drive(operator=True)
+    status, result = running.result_of_drive(handle)
+    seen = running.seen
+    running.drive(operator=False)
+    assert (status, result.end_reason, result.steps) == (GoalStatus.STATUS_SUCCEEDED, "step_limit", 3), result.detail
+    (identity,), (outcome,) = seen.identities, seen.outcomes
+    assert list(identity.notes) == [DEMONSTRATION] and outcome.steps == 0 and not seen.steps
+    wait_for(lambda: len(seen.images) == 3 and len(seen.feedback) == 3, "images and feedback")
+    stamps = [stamp_ns(image.header.stamp) for image in seen.images]
+    assert all(image_from_msg(image).shape == (56, 56, 3) for image in seen.images)
+    assert [gap for gap in np.diff(stamps) if gap < PERIOD // 2] == []
+
+
+def test_the_operator_s_button_ends_an_episode(running: Any) -> None:
+    answer = running.call(running.end, Trigger.Request())
+    assert not answer.success and answer.message == "no episode is running"
+    for demonstration, wanted in ((True, GoalStatus.STATUS_SUCCEEDED), (False, GoalStatus.STATUS_ABORTED)):
+        handle = running.start(step_limit=1000, demonstration=demonstration)
+        wait_for(lambda: running.seen.identities, "the announcement")
+        answer = running.call(running.end, Trigger.Request())
+        assert answer.success and answer.message == running.seen.identities[0].episode_id
+        status, result = running.result_of_drive(handle)
+        assert (status, result.end_reason) == (wanted, "cancelled") and result.detail.startswith(ENDED_BY_OPERATOR)
 
 
 def test_a_camera_that_stops_ends_the_episode(running: Any) -> None:
