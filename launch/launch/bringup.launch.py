@@ -27,6 +27,8 @@ from grape.nodes import NodesError
 from launch import LaunchDescription
 
 SHARE = Path(get_package_share_directory("grape"))
+CLOSING_SECONDS = "30"
+"""After SIGINT, before launch becomes rude: a bag is closed, an episode ended with its outcome."""
 
 
 class EndedError(Exception):
@@ -37,7 +39,11 @@ def actions(context):
     """The actions for the arguments' values; raises NodesError for a combination that cannot run."""
     values = {argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS}
     plan = launch_plan(values, SHARE, os.environ)
-    common = {"output": "screen", "ros_arguments": ["--log-level", values["log_level"]]}
+    common = {
+        "output": "screen",
+        "ros_arguments": ["--log-level", values["log_level"]],
+        "sigterm_timeout": CLOSING_SECONDS,
+    }
     started = [
         Node(
             package=spec.package,
