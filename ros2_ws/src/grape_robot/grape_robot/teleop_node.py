@@ -41,7 +41,7 @@ class TeleopNode(Node):
         super().__init__("grape_teleop")
         path = declare(self, "mapping", "", "Path of the YAML file that says what sticks and buttons mean.")
         self._period = declare(
-            self, "operator_period", 0.05, "Seconds of one motion; the gate profile's operator_period.", (0.01, 1.0)
+            self, "operator_period", 0.1, "Seconds of one motion; the gate profile's operator_period.", (0.01, 1.0)
         )
         self._frame = declare(self, "base_frame", topics.BASE_FRAME, "Frame of the motions: the robot's base.")
         self._suite = declare(self, "suite", "safety", "What the evaluate button runs: a suite's name or file.")
