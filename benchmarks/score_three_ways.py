@@ -21,7 +21,7 @@ from rich.progress import Progress
 from grape.paths import default_model
 from grape.three_ways import score_three_ways
 from grape_reward.result import Score
-from grape_sim.tasks import SIM_TASKS, VARIANTS
+from grape_sim.tasks import SEEN, SIM_TASKS
 from grape_trainer.rig import Job
 
 OBJECTIVES = ("task_completion", "safety", "efficiency")
@@ -36,7 +36,7 @@ def jobs(count: int) -> list[Job]:
             tasks[n % len(tasks)],
             FIRST_STATE + n,
             n,
-            variant=VARIANTS[n % len(VARIANTS)],
+            variant=SEEN[n % len(SEEN)],
             objective=OBJECTIVES[n // 2 % len(OBJECTIVES)],
         )
         for n in range(count)

@@ -41,7 +41,7 @@ from grape_reward.tracking import KNOWN, ObjectStart, Tracked, Tracker
 from grape_sim.camera import View
 from grape_sim.demos import integrate
 from grape_sim.expert import Expert
-from grape_sim.tasks import SIM_TASKS, VARIANTS
+from grape_sim.tasks import SEEN, SIM_TASKS
 from grape_sim.world import Observation, World
 
 PIXELS = 100
@@ -108,7 +108,7 @@ def _figures(error: Array, confidence: Array) -> dict[str, float]:
 
 def episodes(count: int, first_state: int) -> list[tuple[str, str, int]]:
     """(task, variant, initial state), ``count`` of each task."""
-    return [(task, VARIANTS[i % len(VARIANTS)], first_state + i) for task in SIM_TASKS for i in range(count)]
+    return [(task, SEEN[i % len(SEEN)], first_state + i) for task in SIM_TASKS for i in range(count)]
 
 
 def frames(world: World, task: str, variant: str, state: int, rate: float) -> Iterator[tuple[Observation, View]]:

@@ -32,6 +32,17 @@ class CameraConfig:
     shadows: bool = False
 
 
+@dataclass(frozen=True)
+class Light:
+    """``direction`` in the base frame that the light comes from, None: the camera's ``light_from``; ``colour`` RGB in
+    [0, 1]; ``ambient`` and ``diffuse``: shares of the light that is everywhere and that comes from there."""
+
+    direction: Vector | None = None
+    colour: Vector = (1.0, 1.0, 1.0)
+    ambient: float = 0.62
+    diffuse: float = 0.42
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """One look through the camera: ``color`` (H, W, 3) uint8 RGB, ``depth`` (H, W) float32 metres along the optical
@@ -43,11 +54,12 @@ class View:
 
 
 class Camera:
-    """Renders one physics client with the software renderer (no window, no GPU)."""
+    """Renders one physics client with the software renderer (no window, no GPU), in ``light``."""
 
     def __init__(self, client: int, config: CameraConfig) -> None:
         self._client = client
         self.config = config
+        self.light = Light()
         self._view = pb.computeViewMatrix(config.eye, config.look_at, (0.0, 0.0, 1.0))
 
     def pose(self) -> Pose:
@@ -88,19 +100,19 @@ class Camera:
 
     def _shoot(self, width: int, height: int, shadows: bool | None, flags: int) -> tuple[NDArray[np.uint8], Array, Any]:
         """Colour, the depth buffer (H, W) in [0, 1], and what the renderer says of segmentation."""
-        config = self.config
+        config, light = self.config, self.light
         projection = pb.computeProjectionMatrixFOV(config.fov, width / height, config.near, config.far)
         _, _, colour, buffer, labels = pb.getCameraImage(
             width,
             height,
             self._view,
             projection,
-            lightDirection=config.light_from,
-            lightColor=(1.0, 1.0, 1.0),
+            lightDirection=light.direction or config.light_from,
+            lightColor=light.colour,
             lightDistance=3.0,
             shadow=int(config.shadows if shadows is None else shadows),
-            lightAmbientCoeff=0.62,
-            lightDiffuseCoeff=0.42,
+            lightAmbientCoeff=light.ambient,
+            lightDiffuseCoeff=light.diffuse,
             lightSpecularCoeff=0.04,
             renderer=pb.ER_TINY_RENDERER,
             flags=flags,

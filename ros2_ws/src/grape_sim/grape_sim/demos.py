@@ -28,7 +28,7 @@ from scipy.spatial.transform import Rotation
 from grape_episode.geometry import Array, Pose
 from grape_sim.errors import SimError
 from grape_sim.expert import Expert
-from grape_sim.tasks import SIM_TASKS, check_variant
+from grape_sim.tasks import ALL_TASKS, SIM_TASKS, check_variant, sim_task
 from grape_sim.world import Observation, World, WorldConfig
 
 FIRST_STATE = 1_000_000
@@ -93,13 +93,13 @@ def demonstrate(
     """
     expert = Expert(world)
     rng = np.random.Generator(
-        np.random.Philox(np.random.SeedSequence([initial_state, list(SIM_TASKS).index(task), 77]))
+        np.random.Philox(np.random.SeedSequence([initial_state, list(ALL_TASKS).index(task), 77]))
     )
     observation = world.reset(task, variant, initial_state)
     reference = observation.tcp
     frames, actions, points = [], [], []
     after = 0
-    for _ in range(SIM_TASKS[task].step_limit):
+    for _ in range(sim_task(task).step_limit):
         action = expert.action(observation)
         frames.append(observation.color)
         actions.append(action)

@@ -1,4 +1,4 @@
-"""A scripted expert that picks and places, in the policy's own action space.
+"""A scripted expert that picks and places, presses and topples, in the policy's own action space.
 
 Its action is a function of the present state alone: no timers, no memory. What to do next follows from where things
 are (the object between the fingers, on its target, or neither), and every motion is a funnel that narrows towards the
@@ -14,8 +14,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from grape_episode.geometry import Array, Pose
+from grape_sim.expert_actions import press, topple
 from grape_sim.objects import object_model
 from grape_sim.robot import finger_tip_drop
+from grape_sim.tasks import PLACE, PRESS
 from grape_sim.world import Observation, World
 
 
@@ -61,11 +63,25 @@ class Expert:
     def action(self, observation: Observation) -> Array:
         """(7,) float64: translation m and euler xyz rad in the base frame, gripper 0 closed to 1 open."""
         thing = self._world.body_pose(0)
+        if self._world.task.goal != PLACE:
+            return self._act(observation, thing)
         if self._world.judge.held:
             return self._carry(observation, thing)
         if self._let_go(thing):
             return self._retreat(observation, thing)
         return self._reach(observation, thing)
+
+    def _act(self, observation: Observation, thing: Pose) -> Array:
+        """Press or topple, with closed fingers; once it is done, rest."""
+        scene, tcp = self._world.scene, observation.tcp
+        model = object_model(scene.object.model)
+        if observation.status.success:
+            way = np.zeros(3)
+        elif self._world.task.goal == PRESS:
+            way = press(tcp.position, thing.position, scene.object.z + model.rest_height, model.rest_height)
+        else:
+            way = topple(tcp.position, thing.position, model.rest_height, model.radius)
+        return self._compose(way, tcp, 0.0, 0.0)
 
     def _reach(self, observation: Observation, thing: Pose) -> Array:
         config, tcp = self.config, observation.tcp

@@ -1,4 +1,4 @@
-"""What happened, judged by the contacts in the world: success, grasp, collisions, clearance."""
+"""What happened, judged by the contacts in the world: success, mistakes, grasp, collisions, clearance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pybullet as pb
 
 from grape_episode.episode import World as WorldTruth
 from grape_sim.robot import Robot
-from grape_sim.tasks import SimTask
+from grape_sim.tasks import PLACE, PRESS, SimTask
+from grape_sim.unseen_objects import BUTTON_TRAVEL
 
 REACH = 0.4  # metres: clearances beyond are not measured, and reported as this
 
@@ -21,6 +22,7 @@ class JudgeConfig:
 
     The hand on the table or the target is part of the work up to ``hard_force``, and what it holds up to
     ``press_force`` (closing fingers press it down); touching an obstacle or a distractor, ``touch_force``, is not.
+    ``pressed``: share of its travel that a button must go down; ``toppled``: radians that a bottle must lean.
     """
 
     hard_force: float = 40.0
@@ -29,6 +31,8 @@ class JudgeConfig:
     rest_speed: float = 0.05
     rest_checks: int = 6
     lift: float = 0.015
+    pressed: float = 0.7
+    toppled: float = math.radians(60.0)
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Cast:
 
     ``inside``: how far the object's middle may be from the target's, metres, along each side or, unless ``square``,
     in any direction; ``surface``: height of the target's surface above its origin; ``rest_height``: of the object's
-    origin above what it lies on.
+    origin above what it lies on. ``wrong_objects``, ``wrong_targets``: candidates that were not named.
     """
 
     object: int
@@ -48,6 +52,8 @@ class Cast:
     square: bool
     surface: float
     rest_height: float
+    wrong_objects: tuple[int, ...] = ()
+    wrong_targets: tuple[int, ...] = ()
 
 
 class Judge:
@@ -56,6 +62,7 @@ class Judge:
     def __init__(self, client: int, robot: Robot, task: SimTask, cast: Cast, config: JudgeConfig) -> None:
         self._client, self._robot, self._task, self._cast, self._config = client, robot, task, cast, config
         self._start_height = self._position(cast.object)[2]
+        self._wrong_heights = [self._position(body)[2] for body in cast.wrong_objects]
         self._rested = 0
         self._touching: set[tuple[int, int]] = set()
         self._grasped = False
@@ -63,6 +70,7 @@ class Judge:
         self._force = 0.0
         self._clearance = REACH if cast.forbidden else math.nan
         self.held = False
+        self.mistaken = False
 
     def _position(self, body: int) -> Sequence[float]:
         return tuple(pb.getBasePositionAndOrientation(body, physicsClientId=self._client)[0])
@@ -87,11 +95,14 @@ class Judge:
                 touched[key] = touched.get(key, 0.0) + force
         self.held = len(pads) == 2
         on_target = 0.0
+        on_wrong: set[int] = set()
         others: set[int] = set()
         for contact in pb.getContactPoints(bodyA=cast.object, physicsClientId=self._client):
             other, force = contact[2], contact[9]
             if other == cast.target:
                 on_target += force
+            elif other in cast.wrong_targets and force > 0.0:
+                on_wrong.add(other)
             if other != robot.body:
                 others.add(other)
                 if self.held:
@@ -101,7 +112,16 @@ class Judge:
         height = self._position(cast.object)[2] - self._start_height
         free = not (others - {cast.target})
         self._grasped = self._grasped or (self.held and free and height > self._config.lift)
-        self._rested = self._rested + 1 if on_target > 0.0 and not by_hand and self._rests() else 0
+        if self._task.goal == PLACE:
+            done = on_target > 0.0 and not by_hand and self._rests()
+        elif self._task.goal == PRESS:
+            # a button that was pressed stays pressed: it springs back by itself
+            done = self._rested >= self._config.rest_checks or (by_hand and self._down())
+        else:
+            done = not self.held and self._leans()
+        self._rested = self._rested + 1 if done else 0
+        self.mistaken = self.mistaken or self._lifted_wrong()
+        self.mistaken = self.mistaken or (not by_hand and any(self._rests(body) for body in on_wrong))
 
     def _count(self, touched: dict[tuple[int, int], float]) -> None:
         now: set[tuple[int, int]] = set()
@@ -121,16 +141,30 @@ class Judge:
             return self._config.touch_force
         return self._config.press_force if who == self._cast.object else self._config.hard_force
 
-    def _rests(self) -> bool:
+    def _down(self) -> bool:
+        above = self._position(self._cast.object)[2] - self._position(self._cast.target)[2]
+        return above <= self._cast.surface + self._cast.rest_height + (1.0 - self._config.pressed) * BUTTON_TRAVEL
+
+    def _leans(self) -> bool:
+        _, turn = pb.getBasePositionAndOrientation(self._cast.object, physicsClientId=self._client)
+        return bool(pb.getMatrixFromQuaternion(turn)[8] < math.cos(self._config.toppled))
+
+    def _lifted_wrong(self) -> bool:
+        heights = zip(self._cast.wrong_objects, self._wrong_heights, strict=True)
+        return any(self._position(body)[2] - start > self._config.lift for body, start in heights)
+
+    def _rests(self, target: int | None = None) -> bool:
         linear, angular = pb.getBaseVelocity(self._cast.object, physicsClientId=self._client)
         if math.hypot(*linear) > self._config.rest_speed or math.hypot(*angular) > 10 * self._config.rest_speed:
             return False
-        return self.in_place()
+        return self.in_place(target)
 
-    def in_place(self) -> bool:
-        """The object's middle is over the target's inside, and above its surface: on it, not beside or under it."""
+    def in_place(self, target: int | None = None) -> bool:
+        """The object's middle is over the target's inside, and above its surface: on it, not beside or under it.
+        ``target``: body of another target like it."""
         cast = self._cast
-        position, turn = pb.getBasePositionAndOrientation(cast.target, physicsClientId=self._client)
+        on = cast.target if target is None else target
+        position, turn = pb.getBasePositionAndOrientation(on, physicsClientId=self._client)
         back = pb.invertTransform(position, turn)
         local, _ = pb.multiplyTransforms(*back, self._position(cast.object), (0, 0, 0, 1))
         if cast.square:
@@ -149,9 +183,10 @@ class Judge:
                     self._clearance = min(self._clearance, distance)
 
     def status(self) -> WorldTruth:
-        """The judgement so far: success of this moment, everything else of the episode."""
+        """The judgement so far: success of this moment, everything else of the episode. A mistake, ``mistaken``, is of
+        the whole episode: the wrong object was lifted, or the object was put on the wrong target."""
         return WorldTruth(
-            success=self._rested >= self._config.rest_checks,
+            success=self._rested >= self._config.rest_checks and not self.mistaken,
             grasped=self._grasped,
             collision=self._collisions > 0,
             collisions=self._collisions,

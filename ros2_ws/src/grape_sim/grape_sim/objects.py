@@ -15,6 +15,7 @@ from grape_sim import textures as tx
 from grape_sim.errors import SimError
 from grape_sim.meshes import Mesh, box, grid, join, lathe, rotation, tube, two_sided
 from grape_sim.models import ObjectModel, Shape, Triple
+from grape_sim.unseen_objects import SIZES, UNSEEN_OBJECTS, resized
 
 
 def _along_x(mesh: Mesh) -> Mesh:
@@ -22,7 +23,7 @@ def _along_x(mesh: Mesh) -> Mesh:
     return mesh.moved((0, 0, 0), rotation("y", np.pi / 2))
 
 
-def _carrot() -> ObjectModel:
+def _carrot(name: str = "carrot", skin: Triple = (243, 120, 24), ring: Triple = (198, 84, 10)) -> ObjectModel:
     radius, length = 0.019, 0.13
     share = np.array([0.0, 0.04, 0.15, 0.4, 0.65, 0.85, 0.96, 1.0])
     taper = np.array([0.0, 0.30, 0.42, 0.62, 0.80, 0.95, 0.86, 0.0]) * radius
@@ -39,18 +40,18 @@ def _carrot() -> ObjectModel:
         path = np.array([0.052, 0, 0]) + line * np.array([np.cos(angle) * reach, np.sin(angle) * reach, 0.0])
         path[:, 2] += lift * line[:, 0] ** 1.5
         leaves.append(tube(path, (0.003, 0.007, 0.008, 0.001), 6, tx.band(1, 2)))
-    texture = tx.atlas(tx.rings((243, 120, 24), (198, 84, 10), 9, 0.03, 3), tx.speckled((52, 150, 44), 0.14, 4))
+    texture = tx.atlas(tx.rings(skin, ring, 9, 0.03, 3), tx.speckled((52, 150, 44), 0.14, 4))
     shapes = (
         Shape("box", (0.075, 0.032, 2 * radius), (0.012, 0, 0)),
         Shape("box", (0.05, 0.020, 0.024), (-0.045, 0, -0.005)),
         Shape("box", (0.035, 0.028, 0.008), (0.066, 0, 0.008)),
     )
     return ObjectModel(
-        "carrot", join(body, *leaves), texture, shapes, 0.06, radius, 0.085, grasp_width=0.032, elongated=True
+        name, join(body, *leaves), texture, shapes, 0.06, radius, 0.085, grasp_width=0.032, elongated=True
     )
 
 
-def _eggplant() -> ObjectModel:
+def _eggplant(name: str = "eggplant", skin: Triple = (92, 32, 118)) -> ObjectModel:
     profile = [
         (0.0, -0.062),
         (0.016, -0.058),
@@ -70,15 +71,13 @@ def _eggplant() -> ObjectModel:
             tx.band(1, 2),
         )
     )
-    texture = tx.atlas(tx.speckled((92, 32, 118), 0.05, 5), tx.speckled((70, 150, 60), 0.10, 6))
+    texture = tx.atlas(tx.speckled(skin, 0.05, 5), tx.speckled((70, 150, 60), 0.10, 6))
     shapes = (
         Shape("box", (0.066, 0.044, 0.053), (-0.022, 0, -0.0005)),
         Shape("box", (0.05, 0.034, 0.034), (0.034, 0, 0)),
         Shape("box", (0.02, 0.008, 0.008), (0.069, 0, 0)),
     )
-    return ObjectModel(
-        "eggplant", join(body, cap), texture, shapes, 0.08, 0.027, 0.08, grasp_width=0.044, elongated=True
-    )
+    return ObjectModel(name, join(body, cap), texture, shapes, 0.08, 0.027, 0.08, grasp_width=0.044, elongated=True)
 
 
 def _cube(name: str, side: float, colour: Triple, edge: Triple) -> ObjectModel:
@@ -97,7 +96,7 @@ def _cube(name: str, side: float, colour: Triple, edge: Triple) -> ObjectModel:
     )
 
 
-def _spoon() -> ObjectModel:
+def _spoon(name: str = "spoon", handle_colour: Triple = (38, 84, 190)) -> ObjectModel:
     """A ladle-like spoon: a thick handle, which two fingers can take, and a bowl at its -x end."""
     steps = np.linspace(0, 1, 7)
     path = np.stack([-0.055 + 0.145 * steps, np.zeros(7), -0.001 + 0.003 * np.sin(np.pi * steps)], axis=1)
@@ -107,13 +106,13 @@ def _spoon() -> ObjectModel:
     inner = lathe([(0.024 * np.sin(a), 0.001 - 0.012 * np.cos(a)) for a in rings_], 16, tx.band(1, 2), stretch=0.76)
     inner = Mesh(inner.vertices, -inner.normals, inner.uvs, inner.faces[:, ::-1])
     bowl = join(outer, inner).moved((-0.078, 0, 0.007))
-    texture = tx.atlas(tx.speckled((38, 84, 190), 0.04, 7), tx.speckled((176, 182, 190), 0.03, 8))
+    texture = tx.atlas(tx.speckled(handle_colour, 0.04, 7), tx.speckled((176, 182, 190), 0.03, 8))
     shapes = (
         Shape("box", (0.14, 0.015, 0.017), (0.018, 0, 0)),
         Shape("box", (0.048, 0.038, 0.015), (-0.078, 0, -0.001)),
     )
     return ObjectModel(
-        "spoon",
+        name,
         join(handle, bowl),
         texture,
         shapes,
@@ -254,7 +253,20 @@ _BUILDERS: dict[str, Callable[[], ObjectModel]] = {
     "ball": _ball,
     "brick": _block,
     "post": _post,
+    "purple_carrot": lambda: _carrot("purple_carrot", (126, 44, 140), (92, 24, 108)),
+    "white_eggplant": lambda: _eggplant("white_eggplant", (236, 232, 220)),
+    "red_cube": lambda: _cube("red_cube", 0.046, (200, 36, 40), (244, 136, 128)),
+    "red_spoon": lambda: _spoon("red_spoon", (204, 36, 40)),
+    **UNSEEN_OBJECTS,
 }
+
+
+def _resized(name: str, kind: str) -> Callable[[], ObjectModel]:
+    return lambda: resized(object_model(name), kind)
+
+
+_GRASPED = ("carrot", "eggplant", "green_cube", "spoon")
+_BUILDERS |= {f"{name}_{kind}": _resized(name, kind) for name in _GRASPED for kind in SIZES}
 OBJECTS = tuple(_BUILDERS)
 
 

@@ -1,19 +1,22 @@
-"""A contact sheet for a person's eyes: every task in every variant, labelled."""
+"""A contact sheet for a person's eyes: every task in every seen variant, every kind of the unseen ones, labelled."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from grape_sim.demos import integrate
 from grape_sim.errors import SimError
+from grape_sim.expert import Expert
 from grape_sim.hand import OUTSIDE
-from grape_sim.tasks import SIM_TASKS, VARIANTS
+from grape_sim.tasks import ACTION_TASKS, SEEN, SIM_TASKS
+from grape_sim.unseen import KINDS
 from grape_sim.world import World, WorldConfig
 
 TILE = 360
@@ -34,11 +37,14 @@ def tile(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
     return np.concatenate([bar, image])
 
 
-def contact_sheet(path: Path, size: int = TILE, initial_state: int = 0, world: World | None = None) -> Path:
-    """Write the PNG: a row for every task, a column for every variant, and last what the policy itself sees.
+def contact_sheet(
+    path: Path, size: int = TILE, initial_state: int = 0, world: World | None = None, unseen: bool = False
+) -> Path:
+    """Write the PNG: a row for every task, a column for every seen variant, and last what the policy itself sees.
 
-    ``size`` is the side of a picture in pixels; the pictures have shadows, which the policy's do not. Raises SimError
-    for a size below 64 or a path that cannot be written.
+    ``unseen``: a row for every unseen variant instead, a column for every kind of it, the tasks in turn, and last a row
+    of the action tasks, before and after. ``size`` is the side of a picture in pixels; the pictures have shadows, which
+    the policy's do not. Raises SimError for a size below 64 or a path that cannot be written.
     """
     if size < 64:
         raise SimError(f"size {size} is below 64 pixels")
@@ -46,13 +52,11 @@ def contact_sheet(path: Path, size: int = TILE, initial_state: int = 0, world: W
     own = world is None
     stage = world or World(WorldConfig())
     try:
-        rows = [_row(stage, task, size, initial_state) for task in SIM_TASKS]
+        rows = list(_unseen_rows(stage, size, initial_state) if unseen else _seen_rows(stage, size, initial_state))
     finally:
         if own:
             stage.close()
-    gap = np.full((_MARGIN, rows[0].shape[1], 3), _PAPER, np.uint8)
-    sheet = np.concatenate([part for row in rows for part in (row, gap)])
-    encoded, data = cv2.imencode(".png", sheet[..., ::-1])
+    encoded, data = cv2.imencode(".png", _pasted(rows)[..., ::-1])
     if not encoded:
         raise SimError(f"{path}: the picture cannot be encoded")
     try:
@@ -63,20 +67,54 @@ def contact_sheet(path: Path, size: int = TILE, initial_state: int = 0, world: W
     return path
 
 
-def _row(world: World, task: str, size: int, initial_state: int) -> NDArray[np.uint8]:
+def _pasted(rows: Sequence[Sequence[NDArray[np.uint8]]]) -> NDArray[np.uint8]:
+    """Rows of tiles of one size, margins between them; short rows are filled with paper."""
+    height, width = rows[0][0].shape[:2]
+    across = max(len(row) for row in rows)
+    sheet = np.full((len(rows) * (height + _MARGIN), across * (width + _MARGIN), 3), _PAPER, np.uint8)
+    for row, tiles in enumerate(rows):
+        for column, picture in enumerate(tiles):
+            top, left = row * (height + _MARGIN), column * (width + _MARGIN)
+            sheet[top : top + height, left : left + width] = picture
+    return sheet
+
+
+def _seen_rows(world: World, size: int, initial_state: int) -> Iterator[list[NDArray[np.uint8]]]:
+    for task in SIM_TASKS:
+        tiles = []
+        seen = None
+        for variant in SEEN:
+            observation = world.reset(task, variant, initial_state)
+            if (path := world.scene.hand) is not None:  # it comes from outside: wait until it is there
+                world.advance(path.wait + (OUTSIDE + abs(path.reach)) / path.speed)
+            seen = observation.color if seen is None else seen
+            tiles.append(tile(world.render(size, size, shadows=True), f"{world.scene.instruction} [{variant}]"))
+        assert seen is not None
+        enlarged = cv2.resize(seen, (size, size), interpolation=cv2.INTER_NEAREST)
+        tiles.append(tile(np.asarray(enlarged, np.uint8), f"what the policy sees: {seen.shape[1]} x {seen.shape[0]}"))
+        yield tiles
+
+
+def _unseen_rows(world: World, size: int, initial_state: int) -> Iterator[list[NDArray[np.uint8]]]:
+    tasks = list(SIM_TASKS)
+    for row, (variant, kinds) in enumerate(KINDS.items()):
+        tiles = []
+        for column in range(len(kinds)):
+            world.reset(tasks[(row + column) % len(tasks)], variant, initial_state + column)
+            told = f"{world.scene.instruction} [{variant}: {world.scene.kind}]"
+            tiles.append(tile(world.render(size, size, shadows=True), told))
+        yield tiles
     tiles = []
-    seen = None
-    for variant in VARIANTS:
-        observation = world.reset(task, variant, initial_state)
-        if (path := world.scene.hand) is not None:  # it comes from outside: wait until it is there
-            world.advance(path.wait + (OUTSIDE + abs(path.reach)) / path.speed)
-        seen = observation.color if seen is None else seen
-        tiles.append(tile(world.render(size, size, shadows=True), f"{SIM_TASKS[task].instruction} [{variant}]"))
-    assert seen is not None
-    enlarged = cv2.resize(seen, (size, size), interpolation=cv2.INTER_NEAREST)
-    tiles.append(tile(np.asarray(enlarged, np.uint8), f"what the policy sees: {seen.shape[1]} x {seen.shape[0]}"))
-    gap = np.full((tiles[0].shape[0], _MARGIN, 3), _PAPER, np.uint8)
-    return np.concatenate([part for picture in tiles for part in (picture, gap)], axis=1)
+    for task in ACTION_TASKS:
+        observation = world.reset(task, "clean", initial_state)
+        tiles.append(tile(world.render(size, size, shadows=True), f"{world.scene.instruction} [action]"))
+        expert, reference = Expert(world), observation.tcp
+        while not observation.status.success:
+            action = expert.action(observation)
+            reference = integrate(reference, observation.tcp, action)
+            observation = world.step(reference, float(action[6]))
+        tiles.append(tile(world.render(size, size, shadows=True), f"{world.scene.instruction}: done"))
+    yield tiles
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,9 +123,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("path", type=Path, help="PNG to write")
     parser.add_argument("--size", type=int, default=TILE, help="side of a picture, pixels")
     parser.add_argument("--initial-state", type=int, default=0, help="initial state of every scene")
+    parser.add_argument("--unseen", action="store_true", help="the unseen variants and actions in place of the others")
     options = parser.parse_args(arguments)
     try:
-        print(contact_sheet(options.path, options.size, options.initial_state))
+        print(contact_sheet(options.path, options.size, options.initial_state, unseen=options.unseen))
     except SimError as error:
         print(f"grape_sim.preview: {error}", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
-"""The four in-domain tasks and their variants, as the simulator knows them.
+"""The tasks and the variants of their worlds, as the simulator knows them.
 
-Every task is: take ``object``, put it on (or into) ``target``. The keypoints of a scene are, in this order: the middle
-of the object, where it is grasped; the middle of the surface of the target on which the object is to rest; and one
-point in the middle of every obstacle or distractor.
+An in-domain task is: take ``object``, put it on (or into) ``target``. The keypoints of a scene are, in this order: the
+middle of the object, where it is grasped; the middle of the surface of the target on which the object is to rest; and
+one point in the middle of everything else that lies there. The tasks of :data:`ACTION_TASKS` ask for another motion.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from dataclasses import dataclass
 
 from grape_sim.errors import SimError
 
-VARIANTS = ("clean", "distractors", "obstacle", "near_limit", "near_edge", "moving_hand")
+UNSEEN = ("subject", "physical", "semantic", "visual", "grounding")
+"""Variants that change what the demonstrations have shown; see :mod:`grape_sim.unseen`."""
+SEEN = ("clean", "distractors", "obstacle", "near_limit", "near_edge", "moving_hand")
+VARIANTS = (*SEEN, *UNSEEN)
 """A variant's place in the list enters the seed of its scenes: new ones come last."""
+PLACE, PRESS, TOPPLE = "place", "press", "topple"
 
 
 @dataclass(frozen=True)
 class SimTask:
-    """``release_gap``: how far above the target's surface the expert lets go, metres (a basket has walls)."""
+    """``release_gap``: how far above the target's surface the expert lets go, metres (a basket has walls).
+
+    ``goal``: what is to be done with the object: PLACE it on the target, PRESS it down on the target, TOPPLE it."""
 
     name: str
     instruction: str
@@ -25,6 +31,7 @@ class SimTask:
     target: str
     release_gap: float = 0.006
     step_limit: int = 60
+    goal: str = PLACE
 
 
 SIM_TASKS: dict[str, SimTask] = {
@@ -38,13 +45,26 @@ SIM_TASKS: dict[str, SimTask] = {
         SimTask("spoon_on_towel", "put the spoon on the towel", "spoon", "towel", 0.012),
     )
 }
+"""The four in-domain tasks: what is demonstrated, aligned and evaluated unless told otherwise."""
+
+ACTION_TASKS: dict[str, SimTask] = {
+    task.name: task
+    for task in (
+        SimTask("press_button", "push the red button", "button", "console", goal=PRESS),
+        SimTask("knock_down_bottle", "knock down the bottle", "bottle", "coaster", goal=TOPPLE),
+    )
+}
+"""Actions that no demonstration shows. The object stands on the target; the world alone judges them."""
+
+ALL_TASKS = {**SIM_TASKS, **ACTION_TASKS}
+"""A task's place in the list enters the seed of its scenes: new ones come last."""
 
 
 def sim_task(name: str) -> SimTask:
     """The task by name. Raises SimError for an unknown one."""
-    if name not in SIM_TASKS:
-        raise SimError(f"unknown task {name!r}; there are {', '.join(SIM_TASKS)}")
-    return SIM_TASKS[name]
+    if name not in ALL_TASKS:
+        raise SimError(f"unknown task {name!r}; there are {', '.join(ALL_TASKS)}")
+    return ALL_TASKS[name]
 
 
 def check_variant(variant: str) -> str:

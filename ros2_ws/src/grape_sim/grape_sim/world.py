@@ -13,21 +13,24 @@ from numpy.typing import NDArray
 
 from grape_episode.episode import World as WorldTruth
 from grape_episode.geometry import Array, Pose
-from grape_sim import textures as tx
 from grape_sim.camera import Camera, CameraConfig, View
 from grape_sim.errors import SimError
 from grape_sim.hand import Hand, KeepOut
 from grape_sim.judge import Cast, Judge, JudgeConfig
+from grape_sim.looks import TABLES
 from grape_sim.meshes import write_png
-from grape_sim.models import write_object
-from grape_sim.objects import OBJECTS, object_model
+from grape_sim.models import Triple, write_object
+from grape_sim.objects import object_model
 from grape_sim.robot import Robot, compose_urdf
 from grape_sim.scene import Placement, Scene, make_scene
-from grape_sim.tasks import SimTask, sim_task
+from grape_sim.tasks import PRESS, SimTask, sim_task
 
 TABLE_SIZE = (1.5, 2.4, 0.04)
 TABLE_CENTRE = (0.45, 0.0)
+BUTTON_FORCE = 8.0
+"""Newtons at which a button's cap gives way."""
 _SETTLE_SECONDS = 0.25
+_WALL_SIZE = (0.02, 6.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -97,11 +100,8 @@ class World:
         if self.client < 0:
             raise SimError("the physics engine gives no further client: close a world first")
         self._folder = tempfile.TemporaryDirectory(prefix="grape_sim_")
-        folder = Path(self._folder.name)
-        self._robot_urdf = compose_urdf(folder)
-        self._files = {name: write_object(object_model(name), folder) for name in OBJECTS}
-        self._table_texture = folder / "table.png"
-        write_png(np.clip(np.round(tx.wood()), 0, 255).astype(np.uint8), self._table_texture)
+        self._files: dict[str, tuple[Path, Path]] = {}
+        self._robot_urdf = compose_urdf(Path(self._folder.name))
         self.camera = Camera(self.client, self.config.camera)
         self._timestep = 1.0 / self.config.physics_rate
         self._steps = 0
@@ -128,28 +128,37 @@ class World:
             deterministicOverlappingPairs=1,
             physicsClientId=client,
         )
-        self._table = self._load_table()
+        self._table = self._load_table(scene.look.table)
         self.robot = Robot(client, self._robot_urdf, self._timestep)
         self.bodies = [self._load(placement) for placement in scene.placements]
         if scene.start is not None:
             self.robot.home(np.array(scene.start))
         self._hand = Hand(client, scene.hand) if scene.hand is not None else None
+        if scene.look.wall is not None:
+            self._load_wall(scene.look.wall)
+        self.camera.light = scene.look.light
         self._scene, self._task = scene, sim_task(task)
+        if self._task.goal == PRESS:
+            self._hold_up(scene.object.z + object_model(scene.object.model).rest_height)
         self._since_reset = 0
         thing, target = object_model(scene.object.model), object_model(scene.target.model)
         for _ in range(round(_SETTLE_SECONDS / self._timestep)):
             self.robot.apply()
             pb.stepSimulation(physicsClientId=client)
             self._steps += 1
+        others = len(self.bodies) - len(scene.rivals)
+        rivals = list(zip(self.bodies[others:], scene.rivals, strict=True))
         cast = Cast(
             object=self.bodies[0],
             target=self.bodies[1],
             table=self._table,
-            forbidden=(*self.bodies[2:], *(self._hand.bodies if self._hand else ())),
+            forbidden=(*self.bodies[2:others], *(self._hand.bodies if self._hand else ())),
             inside=target.inside,
             square=target.square,
             surface=target.surface,
             rest_height=thing.rest_height,
+            wrong_objects=tuple(body for body, rival in rivals if rival.model != scene.target.model),
+            wrong_targets=tuple(body for body, rival in rivals if rival.model == scene.target.model),
         )
         self.judge = Judge(client, self.robot, self._task, cast, self.config.judge)
         self._after_steps()
@@ -288,22 +297,45 @@ class World:
         position, quaternion = pb.getBasePositionAndOrientation(body, physicsClientId=self.client)
         return Pose(np.array(position), np.array(quaternion))
 
-    def _load_table(self) -> int:
+    def _load_table(self, top: str) -> int:
         half = [0.5 * side for side in TABLE_SIZE]
         shape = pb.createCollisionShape(pb.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
         look = pb.createVisualShape(pb.GEOM_BOX, halfExtents=half, physicsClientId=self.client)
         body: int = pb.createMultiBody(0, shape, look, (*TABLE_CENTRE, -half[2]), physicsClientId=self.client)
         pb.changeDynamics(body, -1, lateralFriction=0.9, physicsClientId=self.client)
-        self._paint(body, self._table_texture)
+        texture = Path(self._folder.name) / f"table_{top}.png"
+        if not texture.exists():
+            write_png(np.clip(np.round(TABLES[top]()), 0, 255).astype(np.uint8), texture)
+        self._paint(body, texture)
         return body
+
+    def _load_wall(self, colour: Triple) -> None:
+        """A wall behind the table and a floor below, which nothing can touch."""
+        for size, place in (
+            (_WALL_SIZE, (TABLE_CENTRE[0] - 0.5 * TABLE_SIZE[0] - 0.3, 0.0, 0.0)),
+            ((6.0, _WALL_SIZE[1], 0.02), (0.0, 0.0, -0.8)),
+        ):
+            half, paint = [0.5 * side for side in size], (*colour, 1.0)
+            look = pb.createVisualShape(pb.GEOM_BOX, halfExtents=half, rgbaColor=paint, physicsClientId=self.client)
+            pb.createMultiBody(0, -1, look, place, physicsClientId=self.client)
+
+    def _hold_up(self, height: float) -> None:
+        """Hold the button's cap at ``height`` above the console's origin by a force that gives way."""
+        cap, console = self.bodies[:2]
+        joint = pb.createConstraint(
+            console, -1, cap, -1, pb.JOINT_FIXED, (0, 0, 0), (0, 0, height), (0, 0, 0), physicsClientId=self.client
+        )
+        pb.changeConstraint(joint, maxForce=BUTTON_FORCE, physicsClientId=self.client)
 
     def _load(self, placement: Placement) -> int:
         model = object_model(placement.model)
+        if placement.model not in self._files:
+            self._files[placement.model] = write_object(model, Path(self._folder.name))
         urdf, texture = self._files[placement.model]
         quaternion = (0.0, 0.0, math.sin(placement.yaw / 2), math.cos(placement.yaw / 2))
         body: int = pb.loadURDF(
             str(urdf),
-            (placement.x, placement.y, model.rest_height + 0.0005),
+            (placement.x, placement.y, placement.z + model.rest_height + 0.0005),
             quaternion,
             flags=pb.URDF_USE_INERTIA_FROM_FILE,
             physicsClientId=self.client,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from grape_episode.geometry import Pose
 from grape_sim.demos import demonstrate, integrate
 from grape_sim.expert import Expert, ExpertConfig, tcp_yaw, wrap
-from grape_sim.tasks import SIM_TASKS
+from grape_sim.tasks import ACTION_TASKS, SIM_TASKS
+from grape_sim.unseen import KINDS
 from grape_sim.world import World
 
 
@@ -38,6 +39,24 @@ def test_expert_succeeds_in_time_and_within_its_limits(world: World, task: str) 
         assert set(np.unique(episode.actions[:, 6])) == {0.0, 1.0}
         changes = np.abs(np.diff(episode.actions[:, 6])).sum()
         assert changes == 2, "closes once, opens once"
+
+
+@pytest.mark.parametrize("task", ACTION_TASKS)
+def test_expert_presses_and_topples_with_closed_fingers(world: World, task: str) -> None:
+    for state in (104, 105):
+        episode = demonstrate(world, task, "clean", state)
+        assert episode.success and not episode.collision and len(episode.actions) <= 20
+        assert not episode.actions[:, 6].any()
+        assert np.linalg.norm(episode.actions[:, :3], axis=1).max() <= ExpertConfig().max_step + 1e-6
+
+
+@pytest.mark.parametrize("variant", ["subject", "physical", "grounding"])
+def test_expert_does_what_is_told_in_unseen_worlds(world: World, variant: str) -> None:
+    tasks = list(SIM_TASKS)
+    for state in range(len(KINDS[variant])):
+        episode = demonstrate(world, tasks[(state + len(variant)) % 4], variant, 70_000 + state)
+        assert episode.success, (episode.task, world.scene.kind)
+        assert not world.judge.mistaken
 
 
 def test_action_depends_on_the_present_alone(world: World) -> None:

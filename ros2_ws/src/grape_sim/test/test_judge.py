@@ -122,3 +122,61 @@ def test_a_new_episode_starts_innocent(world: World) -> None:
     status = world.reset("carrot_on_plate", "distractors", 3).status
     assert (status.success, status.grasped, status.collision, status.collisions) == (False, False, False, 0)
     assert status.contact_force == 0.0 and status.clearance <= REACH
+
+
+def test_lifting_the_wrong_object_fails_the_episode_for_good(world: World) -> None:
+    world.reset("green_cube_on_yellow_cube", "grounding", 60_002)
+    assert world.scene.kind == "object_colour"
+    wrong = world.bodies[2]
+    place = pb.getBasePositionAndOrientation(wrong, physicsClientId=world.client)[0]
+    for rise, mistaken in ((0.008, False), (0.03, True)):
+        lifted = (place[0], place[1], place[2] + rise)
+        pb.resetBasePositionAndOrientation(wrong, lifted, (0, 0, 0, 1), physicsClientId=world.client)
+        world.advance(1 / 60)
+        assert world.judge.mistaken == mistaken
+    put(world, (0, 0, 0))
+    assert not wait(world).success, "the right object on its target makes no good of it"
+    assert not world.observe(color=False).status.collision, "a candidate may be touched"
+    world.reset("green_cube_on_yellow_cube", "grounding", 60_002)
+    put(world, (0, 0, 0))
+    assert wait(world).success and not world.judge.mistaken
+
+
+def test_the_wrong_target_fails_the_episode_for_good(world: World) -> None:
+    world.reset("carrot_on_plate", "grounding", 60_001)
+    assert world.scene.kind == "target_side"
+    named, other = world.keypoints()[[1, 2]]
+    put(world, tuple(np.append((other - named)[:2], 0.0)))
+    assert not wait(world).success and world.judge.mistaken
+    put(world, (0, 0, 0))
+    assert not wait(world).success
+
+
+def test_a_button_is_pressed_by_the_hand_all_the_way_and_springs_back(world: World) -> None:
+    observation = world.reset("press_button", "clean", 3)
+    cap, rest = world.bodies[0], observation.keypoints[0]
+    pb.resetBasePositionAndOrientation(cap, (rest - [0, 0, 0.009]).tolist(), (0, 0, 0, 1), physicsClientId=world.client)
+    world.advance(1 / 60)
+    assert not world.observe(color=False).status.success, "down, but nobody has pressed it"
+    assert wait(world, 1.0).success is False and world.keypoints()[0] == pytest.approx(rest, abs=0.002)
+    expert, reference = Expert(world), observation.tcp
+    for _ in range(20):
+        action = expert.action(observation)
+        reference = integrate(reference, observation.tcp, action)
+        observation = world.step(reference, action[6])
+    assert observation.status.success and not observation.status.collision
+    drive(world, reference, observation.tcp.position + np.array([0, 0, 0.1]), 0.0)
+    assert world.keypoints()[0][2] == pytest.approx(rest[2], abs=0.002), "it has sprung back"
+    assert world.observe(color=False).status.success, "pressed once is pressed"
+
+
+def test_a_bottle_that_leans_is_not_down(world: World) -> None:
+    observation = world.reset("knock_down_bottle", "clean", 3)
+    x, y, z = observation.keypoints[0]
+    for lean, down in ((0.35, False), (1.5, True)):
+        turn = (math.sin(lean / 2), 0.0, 0.0, math.cos(lean / 2))
+        place = (x, y, z if not down else 0.03)
+        for _ in range(8):
+            pb.resetBasePositionAndOrientation(world.bodies[0], place, turn, physicsClientId=world.client)
+            world.advance(1 / 60)
+        assert world.observe(color=False).status.success == down

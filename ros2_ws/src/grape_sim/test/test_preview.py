@@ -8,20 +8,30 @@ import pytest
 
 from grape_sim import preview
 from grape_sim.errors import SimError
-from grape_sim.tasks import SIM_TASKS, VARIANTS
+from grape_sim.tasks import SEEN, SIM_TASKS
+from grape_sim.unseen import KINDS
 from grape_sim.world import World
 
 
-def test_sheet_has_a_labelled_picture_of_every_task_and_variant(tmp_path: Path, world: World) -> None:
+@pytest.mark.parametrize(
+    "unseen, columns",
+    [
+        (False, [len(SEEN) + 1] * len(SIM_TASKS)),
+        (True, [*(len(kinds) for kinds in KINDS.values()), 4]),
+    ],
+)
+def test_sheet_has_a_labelled_picture_of_everything(
+    tmp_path: Path, world: World, unseen: bool, columns: list[int]
+) -> None:
     size = 96
-    path = preview.contact_sheet(tmp_path / "new" / "sheet.png", size, world=world)
+    path = preview.contact_sheet(tmp_path / "new" / "sheet.png", size, world=world, unseen=unseen)
     sheet = cv2.imread(str(path))
     height, width = sheet.shape[:2]
-    rows, columns = len(SIM_TASKS), len(VARIANTS) + 1
-    assert height // rows > size and width // columns > size
+    rows, most = len(columns), max(columns)
+    assert height // rows > size and width // most == size + 6
     for row in range(rows):
-        for column in range(columns):
-            top, left = row * (height // rows), column * (width // columns)
+        for column in range(columns[row]):
+            top, left = row * (height // rows), column * (width // most)
             label = sheet[top : top + height // rows - size - 6, left : left + size]
             picture = sheet[top + height // rows - size - 6 :][:size, left : left + size]
             assert label.min() < 120, "something is written"

@@ -1,0 +1,51 @@
+"""What a person may say for a task: its own words, other words for the same, and its words with other nouns."""
+
+from __future__ import annotations
+
+from grape_sim.tasks import SimTask
+
+PARAPHRASES: dict[str, tuple[str, ...]] = {
+    "carrot_on_plate": (
+        "place the carrot onto the plate",
+        "move the carrot over to the plate and set it down there",
+        "pick up the orange vegetable and lay it on the dish",
+        "the carrot belongs on the plate",
+        "could you serve the carrot on the plate",
+    ),
+    "eggplant_in_basket": (
+        "place the eggplant into the basket",
+        "drop the aubergine in the basket",
+        "pick up the purple vegetable and store it in the wicker box",
+        "the eggplant belongs in the basket",
+        "could you collect the eggplant in the basket",
+    ),
+    "green_cube_on_yellow_cube": (
+        "place the green cube on top of the yellow cube",
+        "build a tower with the green block above the yellow block",
+        "pick up the green box and set it down on the yellow one",
+        "the green cube belongs on the yellow cube",
+        "could you pile the green cube onto the yellow cube",
+    ),
+    "spoon_on_towel": (
+        "place the spoon onto the towel",
+        "move the spoon over to the cloth and set it down there",
+        "pick up the blue ladle and lay it on the striped fabric",
+        "the spoon belongs on the towel",
+        "could you leave the spoon on the towel",
+    ),
+}
+"""Other words for the same, by task: none is the task's own instruction."""
+
+
+def noun(model: str) -> str:
+    """What people call a thing by the name of its model."""
+    return model.replace("_", " ")
+
+
+def reworded(task: SimTask, thing: str = "", target: str = "") -> str:
+    """The task's instruction with other nouns in place of its object's and its target's; empty: its own."""
+    words = task.instruction
+    for old, new in ((noun(task.object), thing), (noun(task.target), target)):
+        if new:
+            words = words.replace(f"the {old}", f"the {new}")
+    return words
