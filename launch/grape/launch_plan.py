@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from grape.launch_checks import check, gate_profile, same_period
@@ -45,7 +45,7 @@ ARGUMENTS: tuple[Argument, ...] = (
     Argument("registry", str(root() / "runs" / "adapters"), "Folder of the adapter registry."),
     Argument("instruction", "", "What the robot is to do once all is up; empty: it waits for goals."),
     Argument("tasks", "", "Folder of task folders of your own (docs/tasks.md); the shipped tasks come after them."),
-    Argument("profile", "sim", "The gate's limits: sim, supervised, real, or the path of a profile."),
+    Argument("profile", "sim", "The gate's limits: sim or safety (simulation), supervised, real, or a profile's path."),
     Argument("dry_run", "false", "All is judged and shown, nothing is sent to the arm or recorded.", BOOL),
     Argument("record", "true", "Start the recorder, and record the episode of `instruction`.", BOOL),
     Argument("episodes", str(root() / "runs" / "episodes"), "Folder of the bags."),
@@ -81,7 +81,12 @@ SAFETY_ARGUMENTS: tuple[Argument, ...] = (
 )
 """What safety_eval.launch.py takes beside :data:`BRINGUP_ARGUMENTS`."""
 _OWN = {"suite", "adapter", "joy", "suite_adapters", "evaluate", "instruction", "dry_run", "autostart", "lock_step"}
-BRINGUP_ARGUMENTS = tuple(argument for argument in ARGUMENTS if argument.name not in _OWN)
+BRINGUP_ARGUMENTS = tuple(
+    # the simulated world's own limits there: they know moving keep-outs
+    replace(argument, default="safety") if argument.name == "profile" else argument
+    for argument in ARGUMENTS
+    if argument.name not in _OWN
+)
 
 
 def safety_arguments(told: Mapping[str, str]) -> dict[str, str]:

@@ -216,6 +216,7 @@ REFUSED = [
     ({**LAB, "joy": "wheel"}, "joy:=wheel: neither one of gamepad, spacemouse nor a file"),
     ({**LAB, "calibration": "/no/such.yaml"}, "calibration:=/no/such.yaml: No such file"),
     ({"profile": "real", "joy": "gamepad"}, "profile:=real with robot:=sim: its clock is 'steady'"),
+    ({**LAB, "profile": "safety"}, "profile:=safety with robot:=franka: its clock is 'ros'"),
     ({"camera": "realsense"}, "camera:=realsense with robot:=sim"),
     ({"calibration": "front.yaml"}, "calibration:= with robot:=sim"),
     ({"discovery": "SUBNET"}, "discovery:=SUBNET with robot:=sim"),
@@ -255,6 +256,12 @@ def test_the_safety_evaluation_takes_bringups_arguments_but_for_its_own():
     assert (given["evaluate"], given["suite"], given["suite_adapters"], given["adapter"]) == ("now", "mine", "a,b", "")
     assert safety_arguments(values(joy="gamepad"))["evaluate"] == "button"
     assert given["vla"] == told["vla"]
+
+
+def test_a_safety_evaluation_in_simulation_has_limits_that_know_moving_keep_outs():
+    defaults = {argument.name: argument.default for argument in (*SAFETY_ARGUMENTS, *BRINGUP_ARGUMENTS)}
+    plan = launch_plan(values(**safety_arguments(defaults)), LAUNCH, {})
+    assert yaml.safe_load(Path(plan.parameters["gate"]["profile"]).read_text())["moving_keep_out"] is True
 
 
 def test_the_safety_evaluation_hides_no_argument_of_bringup_by_accident():
