@@ -20,8 +20,11 @@ from grape.keypoints_cli import app as keypoints_app
 from grape.pairs_cli import app as pairs_app
 from grape.paths import default_model, known_model, root
 from grape.recover_cli import recover_robot_command
+from grape.run_cli import run_command
 from grape.score_cli import score
 from grape.serve_cli import serve_command
+from grape.states_cli import app as states_app
+from grape.states_cli import confirm
 from grape.tasks_cli import app as tasks_app
 
 app = typer.Typer(
@@ -40,9 +43,12 @@ app.add_typer(costs_app, name="costs")
 app.add_typer(keypoints_app, name="keypoints")
 app.add_typer(episodes_app, name="episodes")
 app.add_typer(tasks_app, name="tasks")
+app.add_typer(states_app, name="states")
 app.command()(score)
 app.command()(export)
+app.command()(confirm)
 app.command("eval")(evaluate_command)
+app.command("run")(run_command)
 
 
 class Mode(StrEnum):
@@ -84,23 +90,6 @@ def up(
     from grape.serve import serve
 
     serve(known_model(model), registry, mode is Mode.lock_step, domain, episodes or RUNS / "episodes", trainer)
-
-
-@app.command()
-def run(
-    instruction: Annotated[str, typer.Argument(help='What the robot should do, e.g. "put the carrot on the plate".')],
-    task: Annotated[str, typer.Option(help="Task that rewards it. Default: the one with this instruction.")] = "",
-    state: Annotated[int, typer.Option(min=0, help="Initial-state id.")] = 0,
-    variant: Annotated[str, typer.Option(help="Variant of the world.")] = "clean",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
-    record: Annotated[bool, typer.Option(help="Record a bag.")] = True,
-    domain: Domain = 0,
-) -> None:
-    """Run one episode on the nodes that are up."""
-    from grape.serve import run_once
-
-    run_once(instruction, task, state, variant, seed, temperature, record, domain)
 
 
 @app.command()

@@ -7,21 +7,25 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 from grape_interfaces.action import Evaluate, RunEpisode
 from grape_interfaces.msg import EpisodeScore, PolicyStep
-from grape_interfaces.srv import LoadAdapter
+from grape_interfaces.srv import ConfirmReset, LoadAdapter
+from numpy.typing import NDArray
 from rclpy.action import ActionClient
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
 
 from grape.gaps import Tick
 from grape_episode import topics
-from grape_episode.ros import EVENT, ask, stamp_ns
+from grape_episode.ros import CAMERA, EVENT, ask, image_from_msg, stamp_ns
 from grape_robot.recovery import UNDER_WAY
 
 
@@ -189,7 +193,7 @@ def load_adapter(client: Client, path: str, force: bool) -> LoadAdapter.Response
 
 def reset_gate(domain: int) -> str:
     """Take a stopped gate back to idle; what it answers. Raises NoAnswerError where it refuses or is not there."""
-    with Client(domain, "grape_reset") as client:
+    with Client(domain, "grape_reset_gate") as client:
         service = client.node.create_client(Trigger, topics.RESET_GATE)
         if not service.wait_for_service(15.0):
             raise NoAnswerError(f"{topics.RESET_GATE}: no gate in ROS domain {domain}")
@@ -224,6 +228,35 @@ def recover_robot(domain: int, deadline: float = 120.0) -> str:
             if result.message != UNDER_WAY or not pending:
                 raise NoAnswerError(f"{topics.RECOVER_ROBOT}: {result.message}")
         raise NoAnswerError(f"{topics.RECOVER_ROBOT}: no answer in ROS domain {domain} within {deadline:g} s")
+
+
+def confirm_reset(domain: int, task: str, state: int) -> None:
+    """An operator's word to the reset that waits for it. Raises NoAnswerError where none does, or for another state."""
+    with Client(domain, "grape_confirm") as client:
+        service = client.node.create_client(ConfirmReset, topics.CONFIRM_RESET)
+        if not service.wait_for_service(15.0):
+            raise NoAnswerError(f"{topics.CONFIRM_RESET}: no reset node in ROS domain {domain}")
+        request = ConfirmReset.Request(task=task, initial_state=state)
+        answer = client.call(service, request, 15.0, topics.CONFIRM_RESET)
+        if not answer.accepted:
+            raise NoAnswerError(f"{topics.CONFIRM_RESET}: {answer.reason}")
+
+
+def live_image(domain: int, seconds: float = 15.0) -> NDArray[np.uint8]:
+    """The next image of the colour camera, (H, W, 3) RGB. Raises NoAnswerError naming the topic."""
+    came: SimpleQueue[Image] = SimpleQueue()
+    with Client(domain, "grape_capture") as client:
+        client.node.create_subscription(Image, topics.COLOR, came.put, CAMERA)
+        try:
+            message = came.get(timeout=seconds)
+        except Empty:
+            raise NoAnswerError(f"{topics.COLOR}: no image in ROS domain {domain} within {seconds:g} s") from None
+    if message.encoding not in ("rgb8", "bgr8"):
+        raise NoAnswerError(f"{topics.COLOR}: image encoding {message.encoding!r}: expected rgb8 or bgr8")
+    try:
+        return image_from_msg(message)
+    except ValueError as error:
+        raise NoAnswerError(f"{topics.COLOR}: {error}") from None
 
 
 class StepWatch:

@@ -20,6 +20,8 @@ from grape_robot.state_library import state_name
 T = TypeVar("T")
 FRESH = 1.0
 """Seconds after which what was heard of the arm or the camera is old."""
+ASKED_AGAIN = 20.0
+"""Seconds in which a client may repeat a confirmation that was taken."""
 SUPERSEDED = "another reset is asked for"
 _ANSWER = re.compile(rf"{HOMING} step (\d+)[^:]*\b(accepted|refused)\b:? ?(.*)")
 """How the gate answers an operator's step."""
@@ -107,6 +109,7 @@ class ResetDesk:
         self._episode_id = ""
         self._stop = ""
         self._tickets = 0
+        self._word: tuple[str, int, float] = "", 0, 0.0
         self._closed = ""
 
     def ask(self) -> int:
@@ -157,12 +160,15 @@ class ResetDesk:
         with self._changed:
             awaited = self.awaited
             if awaited is None or awaited.confirmed is not None:
+                if (task, initial_state) == self._word[:2] and self.steady() - self._word[2] < ASKED_AGAIN:
+                    return ""  # the same word once more: its answer was lost
                 return f"{task} {initial_state} is confirmed, and no reset waits for a confirmation"
             if (task, initial_state) != (awaited.task, awaited.initial_state):
                 return f"{task} {initial_state} is confirmed, {awaited.task} {awaited.initial_state} is waited for"
             if self.frame is None or self.steady() - self.frame.received > FRESH:
                 return f"the camera has sent nothing for {FRESH:g} s: nobody can have looked"
             self.awaited = replace(awaited, confirmed=now)
+            self._word = task, initial_state, self.steady()
             self._changed.notify_all()
             return ""
 

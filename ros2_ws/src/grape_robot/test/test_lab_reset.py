@@ -111,6 +111,10 @@ def test_another_id_is_refused_by_name_and_the_right_one_taken(lab: Lab) -> None
         "spoon 7 is confirmed, carrot 7 is waited for",
         "",
     ]
+    assert "no reset waits" in lab.gate.desk.confirm("carrot", 8, 0)
+    # a client whose answer was lost asks again
+    assert lab.gate.desk.confirm("carrot", 7, 0) == ""
+    lab.gate.time += 30.0
     assert "no reset waits" in lab.gate.desk.confirm("carrot", 7, 0)
 
 

@@ -191,7 +191,7 @@ def test_home_overlay_word_observation(lab: Lab) -> None:
     assert stamp_ns(answer.first_observation) > before
     lab.driven_by(operator=False)
     assert lab.arm.episode_id == lab.episode  # type: ignore[union-attr]
-    assert not lab.confirm(7).accepted
+    assert "no reset waits" in lab.confirm(9).reason
     lab.end()
 
 
