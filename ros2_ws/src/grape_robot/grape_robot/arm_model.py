@@ -17,7 +17,8 @@ from scipy.linalg import lapack
 
 from grape_episode.geometry import Pose
 from grape_robot import quaternions
-from grape_robot.boxes import LinkSphere, Point
+from grape_robot.boxes import LinkSphere
+from grape_robot.integrate import placed
 from grape_robot.profile import GateProfile, ProfileError
 
 FLANGE = 0.107
@@ -60,6 +61,7 @@ class ArmModel:
         self._data = self._model.createData()
         self._tcp = self._model.getFrameId("tcp")
         # views into Pinocchio's own memory: reading one costs a tenth of asking for it
+        self.radii = tuple(sphere.radius for sphere in self.spheres)
         self._views = [self._data.oMf[frame].translation for frame in frames]
         self._damping = _DAMPING * np.eye(6)
 
@@ -94,22 +96,22 @@ class ArmModel:
         An approximation in three respects: it is linear (some milliradians for ways of a few centimetres); of all
         postures it takes the nearest, while a controller may add motion in the null space; and close to a singularity
         it undershoots. None of them matters much to a margin, and the next step starts from measured joints again."""
-        jacobian = self.jacobian(joints)
-        turn = quaternions.product(
-            quaternions.normalised(target.quaternion.tolist()),
-            quaternions.conjugate(quaternions.normalised(measured.quaternion.tolist())),
-        )
-        way = np.empty(6)
-        way[:3] = target.position - measured.position
-        way[3:] = quaternions.to_vector(turn)
-        _, solution, _ = lapack.dposv(jacobian @ jacobian.T + self._damping, way)
-        step: list[float] = (solution @ jacobian).tolist()
-        return tuple([a + b for a, b in zip(joints, step, strict=True)])
+        (x, y, z), turned = placed(measured)
+        (a, b, c), wanted = placed(target)
+        turn = quaternions.to_vector(quaternions.product(wanted, quaternions.conjugate(turned)))
+        return self.follow(joints, (a - x, b - y, c - z, *turn))
 
-    def centres(self, joints: Sequence[float]) -> list[Point]:
-        """Where the spheres' centres are, base frame, metres, for ``joints`` (7,) radians."""
-        pin.framesForwardKinematics(self._model, self._data, np.array(joints, dtype=np.float64))
-        return [tuple(view.tolist()) for view in self._views]
+    def follow(self, joints: Sequence[float], way: Sequence[float]) -> tuple[float, ...]:
+        """The same for a ``way`` (6,) of the TCP: metres, and the rotation vector in the base frame."""
+        q = np.array(joints)
+        jacobian = pin.computeFrameJacobian(self._model, self._data, q, self._tcp, pin.LOCAL_WORLD_ALIGNED)
+        _, solution, _ = lapack.dposv(jacobian @ jacobian.T + self._damping, way)
+        return tuple((q + solution @ jacobian).tolist())
+
+    def centres(self, joints: Sequence[float]) -> list[list[float]]:
+        """Where the spheres' centres are, each (3,) metres in the base frame, for ``joints`` (7,) radians."""
+        pin.framesForwardKinematics(self._model, self._data, np.array(joints))
+        return [view.tolist() for view in self._views]
 
 
 def _model() -> pin.Model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Point = tuple[float, float, float]
@@ -13,28 +13,32 @@ Point = tuple[float, float, float]
 class Box:
     """An axis-aligned box in the base frame: ``low`` and ``high`` (3,) metres, faces included.
 
-    ``margin`` metres, in the methods, is added on every side."""
+    ``margin`` metres, in the methods, is added on every side. Raises ValueError for corners that make no box."""
 
     name: str
     low: Point
     high: Point
 
-    def contains(self, point: Iterable[float], margin: float = 0.0) -> bool:
-        """Whether ``point`` (3,) metres is inside or on a face."""
-        for value, low, high in zip(point, self.low, self.high, strict=True):
-            if not low - margin <= value <= high + margin:
-                return False
-        return True
+    def __post_init__(self) -> None:
+        # written so that what is no number is no box: it would let everything pass
+        if not all(low <= high for low, high in zip(self.low, self.high, strict=True)):
+            raise ValueError(f"box {self.name!r}: from {self.low} to {self.high} m is none")
 
-    def crosses(self, start: Iterable[float], end: Iterable[float], margin: float = 0.0) -> bool:
+    def contains(self, point: Sequence[float], margin: float = 0.0) -> bool:
+        """Whether ``point`` (3,) metres is inside or on a face."""
+        (a, b, c), (d, e, f), (x, y, z) = self.low, self.high, point
+        m = margin
+        return a - m <= x <= d + m and b - m <= y <= e + m and c - m <= z <= f + m
+
+    def crosses(self, start: Sequence[float], end: Sequence[float], margin: float = 0.0) -> bool:
         """Whether the straight way from ``start`` to ``end`` (3,) metres touches the box (slab method)."""
         first, last = 0.0, 1.0
         for a, b, low, high in zip(start, end, self.low, self.high, strict=True):
             low, high = low - margin, high + margin
+            if (a < low and b < low) or (a > high and b > high):
+                return False
             length = b - a
             if length == 0.0:
-                if not low <= a <= high:
-                    return False
                 continue
             enter, leave = (low - a) / length, (high - a) / length
             if enter > leave:
@@ -43,11 +47,9 @@ class Box:
                 first = enter
             if leave < last:
                 last = leave
-            if not first <= last:
-                return False
-        return True
+        return first <= last
 
-    def distance(self, point: Iterable[float]) -> float:
+    def distance(self, point: Sequence[float]) -> float:
         """From the box's faces to ``point`` (3,), metres; negative inside: the way to the nearest face."""
         outside, inside = 0.0, -math.inf
         for value, low, high in zip(point, self.low, self.high, strict=True):

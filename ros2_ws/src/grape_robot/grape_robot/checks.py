@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from grape_episode.geometry import Pose
+from grape_robot import quaternions
 from grape_robot.arm_model import ArmModel
 from grape_robot.boxes import Box
-from grape_robot.integrate import ROTATIONS, apart
-from grape_robot.profile import JOINTS, GateProfile
+from grape_robot.integrate import ROTATIONS, Placed, apart
+from grape_robot.profile import GateProfile
+from grape_robot.quaternions import Vector
 from grape_robot.sensed import dead_man, stop_cause, unfit, unheard
 from grape_robot.state import POLICY, SOURCES, TELEOP, Authority, GateState, Mode, Senses, StepRequest
 
@@ -65,17 +66,17 @@ def _frame(profile: GateProfile, state: GateState, request: StepRequest, senses:
 def _finite(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
     if len(request.action) != 7:
         return f"action has {len(request.action)} values, expected 7"
-    for index, value in enumerate(request.action):
-        if not math.isfinite(value):
-            return f"action[{index}] is {value}"
-    return ""
+    if all(map(math.isfinite, request.action)):
+        return ""
+    index, value = next((i, value) for i, value in enumerate(request.action) if not math.isfinite(value))
+    return f"action[{index}] is {value}"
 
 
 def _rotation(profile: GateProfile, state: GateState, request: StepRequest, senses: Senses) -> str:
     if request.rotation not in ROTATIONS:
         return f"rotation {request.rotation!r}, expected one of {', '.join(ROTATIONS)}"
     # beyond half a turn the same pose is reached by a smaller one: the speed could not be told from the pose
-    largest = max(abs(value) for value in request.action[3:6])
+    largest = max(map(abs, request.action[3:6]))
     return f"rotates by {largest:.4g} rad in one step, limit pi" if largest > math.pi else ""
 
 
@@ -114,7 +115,7 @@ def able(profile: GateProfile, state: GateState, request: StepRequest, senses: S
     name, reason = unfit(profile, senses)
     if name:
         return name, reason, False
-    name, reason, _ = unheard(profile, senses, senses.now_stamp)
+    name, reason, _ = unheard(profile, senses)
     return name, reason, False
 
 
@@ -123,7 +124,7 @@ def period(profile: GateProfile, request: StepRequest) -> float:
     return profile.control_period if request.source == POLICY else profile.operator_period
 
 
-def too_fast(profile: GateProfile, start: Pose, target: Pose, seconds: float) -> tuple[str, float]:
+def too_fast(profile: GateProfile, start: Placed, target: Placed, seconds: float) -> tuple[str, float]:
     """Why the way is too fast for ``seconds``, or ""; and the part of it that is not."""
     distance, turn = apart(start, target)
     speed, turning = distance / seconds, turn / seconds
@@ -138,9 +139,11 @@ def too_fast(profile: GateProfile, start: Pose, target: Pose, seconds: float) ->
     return reason, part
 
 
-def box(profile: GateProfile, target: Pose) -> str:
-    """Whether the target is in the workspace."""
-    for axis, value, low, high in zip("xyz", target.position.tolist(), profile.box.low, profile.box.high, strict=True):
+def box(profile: GateProfile, place: Vector) -> str:
+    """Whether the target's ``place`` is in the workspace."""
+    if profile.box.contains(place):
+        return ""
+    for axis, value, low, high in zip("xyz", place, profile.box.low, profile.box.high, strict=True):
         if not low <= value <= high:
             return f"{axis} = {value:.4f} m, limits {low:.4f} to {high:.4f} m"
     return ""
@@ -153,30 +156,36 @@ def keep_outs(profile: GateProfile, senses: Senses) -> tuple[Box, ...]:
     return (*profile.keep_out, *senses.keep_out)
 
 
-def keep_out(profile: GateProfile, boxes: Iterable[Box], start: Pose, target: Pose) -> str:
-    """Whether the straight way to the target stays out of all ``boxes``."""
+def keep_out(profile: GateProfile, boxes: Iterable[Box], start: Vector, place: Vector) -> str:
+    """Whether the straight way from ``start`` to ``place`` stays out of all ``boxes``."""
     margin = profile.keep_out_margin
-    a, b = start.position.tolist(), target.position.tolist()
     for forbidden in boxes:
         # an arm that finds itself inside must be able to leave
-        leaving = forbidden.contains(a, margin) and not forbidden.contains(b, margin)
-        if not leaving and forbidden.crosses(a, b, margin):
-            return f"the way to {[round(value, 4) for value in b]} m touches {forbidden.name}"
+        if forbidden.crosses(start, place, margin) and not (
+            forbidden.contains(start, margin) and not forbidden.contains(place, margin)
+        ):
+            return f"the way to {[round(value, 4) for value in place]} m touches {forbidden.name}"
     return ""
 
 
 def posture(
-    profile: GateProfile, arm: ArmModel | None, boxes: tuple[Box, ...], senses: Senses, target: Pose
+    profile: GateProfile,
+    arm: ArmModel | None,
+    boxes: tuple[Box, ...],
+    senses: Senses,
+    measured: Placed,
+    target: Placed,
 ) -> tuple[str, str]:
     """The joints that the target asks for: check and line, "" where they are allowed.
 
     They are predicted by one damped least-squares step from the measured ones (see ``ArmModel.reach``)."""
-    if not profile.needs_model:
-        return "", ""
-    if arm is None or senses.joints is None or senses.measured is None:
-        return "joints", "the joints that the target asks for cannot be told"
     now = senses.joints
-    there = arm.reach(now, senses.measured, target)
+    if arm is None or now is None:
+        return "joints", "the joints that the target asks for cannot be told"
+    (x, y, z), turned = measured
+    (a, b, c), wanted = target
+    turn = quaternions.to_vector(quaternions.product(wanted, quaternions.conjugate(turned)))
+    there = arm.follow(now, (a - x, b - y, c - z, *turn))
     if profile.watch_joints:
         reason = _joints(profile, now, there)
         if reason:
@@ -189,15 +198,20 @@ def posture(
 
 
 def _joints(profile: GateProfile, now: tuple[float, ...], there: tuple[float, ...]) -> str:
-    lows, highs, margin = profile.joint_limits.low, profile.joint_limits.high, profile.joint_limit_margin
-    for joint in range(JOINTS):
-        angle, step = there[joint], there[joint] - now[joint]
-        if not abs(step) <= profile.max_joint_step:
-            return f"joint {joint + 1} would turn by {step:.3f} rad, limit {profile.max_joint_step:.3f} rad"
-        low, high = lows[joint] + margin, highs[joint] - margin
+    limits, margin, most = profile.joint_limits, profile.joint_limit_margin, profile.max_joint_step
+    for was, angle, low, high in zip(now, there, limits.low, limits.high, strict=True):
+        # written so that what is no number is beyond the limit
+        if not (low + margin <= angle <= high - margin and abs(angle - was) <= most):
+            break
+    else:
+        return ""
+    for joint, (was, angle, low, high) in enumerate(zip(now, there, limits.low, limits.high, strict=True), 1):
+        step, low, high = angle - was, low + margin, high - margin
+        if not abs(step) <= most:
+            return f"joint {joint} would turn by {step:.3f} rad, limit {most:.3f} rad"
         # an arm that finds itself beyond the margin must be able to come back
         if not low <= angle <= high and not (step > 0.0 and angle < low) and not (step < 0.0 and angle > high):
-            return f"joint {joint + 1} would be at {angle:.3f} rad, limits {low:.3f} to {high:.3f} rad"
+            return f"joint {joint} would be at {angle:.3f} rad, limits {low:.3f} to {high:.3f} rad"
     return ""
 
 
@@ -205,29 +219,42 @@ def _links(
     profile: GateProfile, arm: ArmModel, boxes: tuple[Box, ...], now: tuple[float, ...], there: tuple[float, ...]
 ) -> str:
     floor, margin = profile.box.low[2], profile.keep_out_margin
+    after = arm.centres(there)
     touched: list[tuple[int, Box | None]] = []
-    for index, (sphere, centre) in enumerate(zip(arm.spheres, arm.centres(there), strict=True)):
-        radius = sphere.radius + margin
-        if centre[2] - sphere.radius < floor:
+    for index, (place, radius) in enumerate(zip(after, arm.radii, strict=True)):
+        if place[2] - radius < floor:
             touched.append((index, None))
-        for forbidden in boxes:
-            if forbidden.contains(centre, radius) and forbidden.distance(centre) <= radius:
+    for forbidden in boxes:
+        # most spheres are far from most boxes: the comparisons along one axis say so
+        (a, b, c), (d, e, f) = forbidden.low, forbidden.high
+        for index, ((x, y, z), radius) in enumerate(zip(after, arm.radii, strict=True)):
+            reach = radius + margin
+            if x < a - reach or x > d + reach or y < b - reach or y > e + reach or z < c - reach or z > f + reach:
+                continue
+            if forbidden.distance((x, y, z)) <= reach:
                 touched.append((index, forbidden))
-    if not touched:
-        return ""
-    before, after = arm.centres(now), arm.centres(there)
+    return _entering(profile, arm, touched, arm.centres(now), after) if touched else ""
+
+
+def _entering(
+    profile: GateProfile,
+    arm: ArmModel,
+    touched: list[tuple[int, Box | None]],
+    before: list[list[float]],
+    after: list[list[float]],
+) -> str:
+    """Of the spheres that touch something, the first that does not leave it: an arm that is there already must be able
+    to, and may move if that takes it further away."""
+    floor, margin = profile.box.low[2], profile.keep_out_margin
     for index, obstacle in touched:
-        # an arm that is there already must be able to leave: it may move if that takes it further away
-        was, is_ = before[index], after[index]
-        gained = is_[2] - was[2] if obstacle is None else obstacle.distance(is_) - obstacle.distance(was)
-        inside = (
-            was[2] - arm.spheres[index].radius < floor
-            if obstacle is None
-            else (obstacle.distance(was) <= arm.spheres[index].radius + margin)
-        )
-        if not (inside and gained > 0.0):
-            what = "the floor of the box" if obstacle is None else obstacle.name
-            return f"{arm.spheres[index].link} would touch {what}"
+        radius, was, there = arm.radii[index], before[index], after[index]
+        if obstacle is None:
+            leaves, what = was[2] - radius < floor and there[2] > was[2], "the floor of the box"
+        else:
+            gap, what = obstacle.distance(was), obstacle.name
+            leaves = gap <= radius + margin and obstacle.distance(there) > gap
+        if not leaves:
+            return f"a sphere of {arm.spheres[index].link} would touch {what}"
     return ""
 
 

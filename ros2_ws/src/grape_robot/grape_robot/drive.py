@@ -29,7 +29,7 @@ class Drive:
     def go(self, target: Pose, seconds: float, stamp: int, senses: Senses) -> None:
         """A step was accepted: be at ``target`` in ``seconds``; in lock-step it is sent now, with its ``stamp``."""
         if self._lock_step:
-            self._point = slew.at(target, senses.now)
+            self._point, self._live = slew.at(target, senses.now), True
             self._send(target, stamp)
             return
         if not self._live or self._point is None:
@@ -45,9 +45,8 @@ class Drive:
             if before.mode is not Mode.STOPPED:
                 self._stay(sense())
             return
-        if self._point is not None and (
-            (after.mode is Mode.HOLD and before.mode is not Mode.HOLD) or after.authority is not before.authority
-        ):
+        driver = (after.authority, after.operator) != (before.authority, before.operator)
+        if self._point is not None and (driver or (after.mode is Mode.HOLD and before.mode is not Mode.HOLD)):
             self._point = slew.freeze(self._point)
         if after.authority is Authority.POLICY and (
             after.mode is Mode.IDLE or after.episode_id != before.episode_id or before.mode is Mode.STOPPED
@@ -56,15 +55,19 @@ class Drive:
 
     def stream(self, state: GateState, now: float, stamp: int) -> None:
         """Once per slew period, in real time: the set point at ``now``; during a hold it stands still."""
-        if not self._live or self._point is None:
+        if not self._live or self._point is None or self._lock_step:
             return
         if state.mode is not Mode.HOLD:
             self._point = slew.advance(self._profile, self._point, now)
         self._send(self._point.pose, stamp)
 
     def _stay(self, senses: Senses) -> None:
-        self._live = False
+        """The measured TCP, if it is known: an old one may lie behind the arm, and the set point stays what it was."""
+        if not self._live or self._point is None:
+            return
+        self._live, self._point = False, slew.freeze(self._point)
         pose = senses.measured
-        if pose is not None and senses.measured_frame == self._profile.frame and is_pose(pose):
+        fresh = abs(senses.now_stamp - senses.measured_stamp) * 1e-9 <= self._profile.state_timeout
+        if pose is not None and fresh and senses.measured_frame == self._profile.frame and is_pose(pose):
             self._point = slew.at(pose, senses.now)
             self._send(pose, senses.now_stamp)

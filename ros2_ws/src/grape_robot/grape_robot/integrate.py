@@ -11,7 +11,10 @@ from scipy.spatial.transform import Rotation
 
 from grape_episode.geometry import Pose
 from grape_robot import quaternions
-from grape_robot.quaternions import Quaternion
+from grape_robot.quaternions import Quaternion, Vector
+
+Placed = tuple[Vector, Quaternion]
+"""A pose in plain floats: position in metres, quaternion of length one."""
 
 ROTATIONS = ("euler_xyz", "axis_angle")
 """Conventions of an action's rotation part: roll, pitch, yaw about the fixed x, y, z axes; or a rotation vector."""
@@ -37,16 +40,31 @@ def rotation_delta(values: Sequence[float] | NDArray[np.float64], convention: st
     return Rotation.from_quat(rotation_quaternion([float(value) for value in values], convention))
 
 
-def apart(a: Pose, b: Pose) -> tuple[float, float]:
-    """Distance (metres) and angle (radians, in [0, pi]) between two poses; quaternions of any length above zero."""
-    p, q = quaternions.normalised(a.quaternion.tolist()), quaternions.normalised(b.quaternion.tolist())
-    return math.dist(a.position.tolist(), b.position.tolist()), quaternions.angle(p, q)
+def placed(pose: Pose) -> Placed:
+    """``pose`` in plain floats, its quaternion of length one."""
+    x, y, z = pose.position.tolist()
+    return (x, y, z), quaternions.normalised(pose.quaternion.tolist())
 
 
-def anchor(reference: Pose, measured: Pose, gap_metres: float, gap_radians: float) -> Pose:
+def apart(a: Placed, b: Placed) -> tuple[float, float]:
+    """Distance (metres) and angle (radians, in [0, pi]) between two poses."""
+    return math.dist(a[0], b[0]), quaternions.angle(a[1], b[1])
+
+
+def anchored(reference: Placed, measured: Placed, gap_metres: float, gap_radians: float) -> Placed:
     """``reference``, or ``measured`` where the two differ by more than either gap (metres; radians)."""
     distance, angle = apart(reference, measured)
     return measured if distance > gap_metres or angle > gap_radians else reference
+
+
+def displaced(start: Placed, action: Sequence[float], rotation: str) -> Placed:
+    """``integrate`` in plain floats, from a reference that is anchored already. Raises ActionError."""
+    if len(action) != 7:
+        raise ActionError(f"action has shape ({len(action)},), expected (7,)")
+    (x, y, z), turned = start
+    dx, dy, dz = action[:3]
+    turned = quaternions.product(rotation_quaternion(action[3:6], rotation), turned)
+    return (x + dx, y + dy, z + dz), quaternions.normalised(turned)
 
 
 def integrate(
@@ -62,21 +80,13 @@ def integrate(
     ``reference`` is the last accepted target, ``measured`` the TCP, both in the base frame. ``action`` (7,) is
     translation (metres, base frame), rotation (radians, by the convention ``rotation``) and gripper (unused here).
     The translation is added; the rotation is applied about the base frame's axes (left multiplication):
-    p' = p + t, R' = dR R. The reference is re-anchored first (see ``anchor``).
+    p' = p + t, R' = dR R. The reference is re-anchored first: it is the measured pose where the two differ by more than
+    either gap (metres; radians).
 
     Raises ActionError for an action of another shape or an unknown convention."""
-    return moved(anchor(reference, measured, gap_metres, gap_radians), action, rotation)
-
-
-def moved(start: Pose, action: Sequence[float] | NDArray[np.float64], rotation: str) -> Pose:
-    """``integrate`` from a reference that is anchored already."""
-    shape = action.shape if isinstance(action, np.ndarray) else (len(action),)
-    if shape != (7,):
-        raise ActionError(f"action has shape {shape}, expected (7,)")
-    x, y, z = start.position.tolist()
-    turn = rotation_quaternion([float(value) for value in action[3:6]], rotation)
-    turned = quaternions.product(turn, quaternions.normalised(start.quaternion.tolist()))
-    return Pose(
-        np.array((x + float(action[0]), y + float(action[1]), z + float(action[2]))),
-        np.array(quaternions.normalised(turned)),
-    )
+    values = np.asarray(action, dtype=np.float64)
+    if values.shape != (7,):
+        raise ActionError(f"action has shape {values.shape}, expected (7,)")
+    start = anchored(placed(reference), placed(measured), gap_metres, gap_radians)
+    place, turned = displaced(start, values.tolist(), rotation)
+    return Pose(np.array(place), np.array(turned))

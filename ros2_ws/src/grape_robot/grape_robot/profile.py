@@ -239,11 +239,11 @@ def _point(value: Any, where: str) -> Point:
 
 def _box(data: Any, where: str, name: str) -> Box:
     _keys(data, ["low", "high"], where)
-    box = Box(name, _point(data["low"], f"{where}.low"), _point(data["high"], f"{where}.high"))
-    for axis, low, high in zip("xyz", box.low, box.high, strict=True):
+    lows, highs = _point(data["low"], f"{where}.low"), _point(data["high"], f"{where}.high")
+    for axis, low, high in zip("xyz", lows, highs, strict=True):
         if low > high:
             raise ProfileError(f"{where}: low is above high on {axis}")
-    return box
+    return Box(name, lows, highs)
 
 
 def _keep_out(data: Any, where: str) -> tuple[Box, ...]:

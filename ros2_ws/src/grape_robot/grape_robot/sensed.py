@@ -18,10 +18,10 @@ _MAYBE_STOPPED = "a reflex or the user stop does this too"
 
 def stop_cause(profile: GateProfile, senses: Senses) -> tuple[str, str]:
     """Check and line of what stops the gate at once; ("", "") where nothing does."""
-    if profile.controller and senses.controller_active is False:
-        return "controller", f"{profile.controller} is not active: {_MAYBE_STOPPED}"
     if profile.watch_robot_mode and senses.robot_mode in (REFLEX, USER_STOPPED):
         return "robot_mode", f"the robot is in mode {mode_name(senses.robot_mode)}"
+    if profile.controller and senses.controller_active is False:
+        return "controller", f"{profile.controller} is not active: {_MAYBE_STOPPED}"
     if profile.watch_wrench and senses.wrench is not None:
         force, torque = magnitudes(senses.wrench)
         # written so that what is no number is above the limit
@@ -67,41 +67,63 @@ def unfit(profile: GateProfile, senses: Senses) -> tuple[str, str]:
     if profile.needs_model and senses.joints is not None:
         if len(senses.joints) != JOINTS:
             return "state", f"{len(senses.joints)} measured joints, expected {JOINTS}"
-        for joint, angle in enumerate(senses.joints, 1):
-            if not math.isfinite(angle):
-                return "state", f"measured joint {joint} is {angle}"
+        if not all(map(math.isfinite, senses.joints)):
+            return "state", f"measured joints are {list(senses.joints)} rad"
     return "", ""
 
 
-def unheard(profile: GateProfile, senses: Senses, stamp: int) -> tuple[str, str, float]:
+def unheard(profile: GateProfile, senses: Senses) -> tuple[str, str, float]:
     """Check, line and silence beyond the limit (s; inf: never heard) of what has been silent for too long.
 
-    ``stamp`` is the time in ns against which stamped messages are old; ("", "", 0.0) where everything is heard."""
+    Stamped messages age by ROS time. ("", "", 0.0) where everything is heard."""
+    stamp = senses.now_stamp
     limit, ahead = profile.state_timeout, profile.ahead_margin
-    worst: tuple[str, str, float] = ("", "", 0.0)
-
-    def old(check: str, what: str, known: bool, age: float, limit: float) -> None:
-        nonlocal worst
-        if not known:
-            worst = (check, f"{what} is unknown", math.inf)
-        elif age - limit > worst[2]:
-            worst = (check, f"{what} is {age:.3f} s old, limit {limit:.3f} s", age - limit)
-        elif -age > ahead and not worst[0]:
-            worst = (check, f"{what} is stamped {-age:.3f} s ahead, limit {ahead:.3f} s", 0.0)
-
-    old("state", "the measured TCP", senses.measured is not None, (stamp - senses.measured_stamp) / 1e9, limit)
+    what, age, most, check = "the measured TCP", _age(stamp, senses.measured, senses.measured_stamp), limit, "state"
     if profile.needs_model:
-        old("state", "the measured joints", senses.joints is not None, (stamp - senses.joints_stamp) / 1e9, limit)
+        other = _age(stamp, senses.joints, senses.joints_stamp)
+        if other > age:
+            what, age = "the measured joints", other
     if profile.watch_wrench:
-        old("state", "the external wrench", senses.wrench is not None, (stamp - senses.wrench_stamp) / 1e9, limit)
+        other = _age(stamp, senses.wrench, senses.wrench_stamp)
+        if other > age:
+            what, age = "the external wrench", other
     if profile.watch_robot_mode:
-        heard = senses.robot_mode_heard
-        old("state", "the robot's mode", heard is not None, senses.now - (heard or 0.0), limit)
+        other = math.inf if senses.robot_mode_heard is None else senses.now - senses.robot_mode_heard
+        if other > age:
+            what, age = "the robot's mode", other
     if profile.controller:
-        heard = senses.controller_heard
-        what = f"the state of {profile.controller}"
-        old("controller", what, heard is not None, senses.now - (heard or 0.0), profile.controller_timeout)
-    if profile.moving_keep_out and not worst[0]:  # of all silences the one that never stops the gate
-        age = (stamp - senses.keep_out_stamp) / 1e9
-        old("keep_out", "the last word on moving keep-outs", senses.keep_out is not None, age, profile.keep_out_timeout)
-    return worst
+        other = math.inf if senses.controller_heard is None else senses.now - senses.controller_heard
+        if other - profile.controller_timeout > age - most:
+            what, age, most, check = (
+                f"the state of {profile.controller}",
+                other,
+                profile.controller_timeout,
+                "controller",
+            )
+    if age <= most and profile.moving_keep_out:  # of all silences the one that never stops the gate
+        other = _age(stamp, senses.keep_out, senses.keep_out_stamp)
+        if other - profile.keep_out_timeout > age - most:
+            what, age, most, check = "the word on moving keep-outs", other, profile.keep_out_timeout, "keep_out"
+    if age > most:
+        old = "unknown" if age == math.inf else f"{age:.3f} s old, limit {most:.3f} s"
+        return check, f"{what} is {old}", age - most
+    newest = _newest(profile, senses)
+    if newest - stamp > ahead * 1e9:
+        return "state", f"what is sensed is stamped {(newest - stamp) / 1e9:.3f} s ahead, limit {ahead:.3f} s", 0.0
+    return "", "", 0.0
+
+
+def _age(stamp: int, known: object, heard: int) -> float:
+    return math.inf if known is None else (stamp - heard) / 1e9
+
+
+def _newest(profile: GateProfile, senses: Senses) -> int:
+    """The newest stamp among what is watched, ns."""
+    newest = senses.measured_stamp
+    if profile.needs_model and senses.joints_stamp > newest:
+        newest = senses.joints_stamp
+    if profile.watch_wrench and senses.wrench_stamp > newest:
+        newest = senses.wrench_stamp
+    if profile.moving_keep_out and senses.keep_out_stamp > newest:
+        newest = senses.keep_out_stamp
+    return newest

@@ -130,7 +130,7 @@ def _point(corner: Any) -> Point:
 
 
 def _box(name: str, low: Point, high: Point) -> Box:
-    # written so that what is no number is no box
-    if not all(a <= b for a, b in zip(low, high, strict=True)):
-        raise KeepOutError(f"{topics.KEEP_OUT}: box {name!r} from {low} to {high} m is none")
-    return Box(name, low, high)
+    try:
+        return Box(name, low, high)
+    except ValueError as error:
+        raise KeepOutError(f"{topics.KEEP_OUT}: {error}") from None

@@ -12,7 +12,7 @@ import numpy as np
 
 from grape_episode.geometry import Pose
 from grape_robot import quaternions
-from grape_robot.integrate import anchor, apart
+from grape_robot.integrate import anchored, apart, placed
 from grape_robot.profile import GateProfile
 
 
@@ -37,7 +37,9 @@ def begin(profile: GateProfile, last: SetPoint | None, measured: Pose, now: floa
     """Where a drive begins: where the last one ended, or at the measured TCP where the arm has been moved since."""
     if last is None:
         return at(measured, now)
-    return at(anchor(last.pose, measured, profile.anchor_gap, profile.anchor_gap_rotation), now)
+    there = placed(measured)
+    start = anchored(placed(last.pose), there, profile.anchor_gap, profile.anchor_gap_rotation)
+    return at(measured if start is there else last.pose, now)
 
 
 def aim(point: SetPoint, target: Pose, seconds: float, now: float) -> SetPoint:
@@ -55,7 +57,8 @@ def advance(profile: GateProfile, point: SetPoint, now: float) -> SetPoint:
 
     Of that time no more than 1 / ``slew_rate`` counts: after a pause it does not jump."""
     seconds = min(max(now - point.moved, 0.0), 1.0 / profile.slew_rate)
-    distance, angle = apart(point.pose, point.target)
+    here, there = placed(point.pose), placed(point.target)
+    distance, angle = apart(here, there)
     left = point.arrival - point.moved
     part = seconds / left if left > seconds else 1.0
     if distance * part > profile.slew_speed * seconds:
@@ -65,6 +68,7 @@ def advance(profile: GateProfile, point: SetPoint, now: float) -> SetPoint:
     moved = max(now, point.moved)
     if part >= 1.0:
         return SetPoint(point.target, point.target, point.arrival, moved)
-    start, end = (quaternions.normalised(pose.quaternion.tolist()) for pose in (point.pose, point.target))
     place = point.pose.position + part * (point.target.position - point.pose.position)
-    return SetPoint(Pose(place, np.array(quaternions.between(start, end, part))), point.target, point.arrival, moved)
+    return SetPoint(
+        Pose(place, np.array(quaternions.between(here[1], there[1], part))), point.target, point.arrival, moved
+    )

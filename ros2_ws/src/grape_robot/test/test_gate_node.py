@@ -287,7 +287,9 @@ def test_hold_stop_latch_and_reset(bench: Bench) -> None:
     assert held.check == "timeout" and "0.3" in held.reason
     assert bench.step(1).state == GateStatus.ACTIVE
 
-    bench.settle(0.5)
+    bench.settle(0.35)
+    bench.pose()
+    bench.settle(0.1)
     stopped = bench.until("status", lambda m: m.state == GateStatus.STOPPED, "the stop")
     assert stopped.check == "timeout"
     # the arm is told to stay where it is, not to travel on, and nothing else after that
