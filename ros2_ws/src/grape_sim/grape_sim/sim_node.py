@@ -213,6 +213,9 @@ class SimNode(Node):
             try:
                 job = self._jobs.get(timeout=0.1)
             except queue.Empty:
+                if (arm := self._franka.arm).mode != self._mode:  # between two steps a recovery is seen, too
+                    self._mode, seen = arm.mode, world.observe(color=False, depth=False)
+                    self._topics.robot_state(seen, _stamp(seen), arm)
                 continue
             if isinstance(job, _Reset):
                 self._reset(world, job)

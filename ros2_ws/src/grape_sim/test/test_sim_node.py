@@ -474,6 +474,7 @@ def test_in_lock_step_a_stopped_arm_holds_and_every_observation_comes(lock: Lab)
     assert abs(lock.at(topics.CURRENT_POSE, stamp).pose.position.x - home.x) < 0.003
     lock.press(USER_STOP, False)
     lock.recover()
+    wait_for(lambda: lock.mode() == 2, "the arm's return, between two steps")
     stamp = lock.step(stamp, (home.x + 0.05, home.y, home.z))
     assert lock.at(topics.CURRENT_POSE, stamp).pose.position.x - home.x > 0.03
 
