@@ -6,11 +6,17 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from grape import console
 from grape.replay_plan import RESCORED
 from grape.up import Stack, StackConfig, StackError
+from grape_reward.tasks import library
+
+EPISODE_SECONDS = 3600.0
+"""For an episode with its reset: in the lab a person lays out the scene."""
 
 
 class ServeError(Exception):
@@ -41,38 +47,30 @@ def serve(model: Path, registry: Path, lock_step: bool, domain: int, episodes: P
     raise StackError(problem)
 
 
-def task_of(instruction: str, task: str) -> str:
-    """The task that rewards an instruction. Raises ServeError where none is named and none has these words."""
-    from grape_sim.tasks import SIM_TASKS, sim_task
+def task_of(instruction: str, task: str, tasks: Path | None = None) -> str:
+    """The task that rewards an instruction; ``tasks``: folder of a person's own, before the shipped ones.
 
+    Raises ServeError where none is named and none has these words, TaskError for a name or folder that is none."""
+    known = library(tasks)
     if task:
-        return sim_task(task).name
+        return known.named(task).name
     words = " ".join(instruction.lower().split())
-    for known in SIM_TASKS.values():
-        if known.instruction == words:
-            return known.name
-    told = "; ".join(f'"{known.instruction}" ({name})' for name, known in SIM_TASKS.items())
-    raise ServeError(f"{instruction!r} is no known task's instruction: name the task with --task. Known: {told}")
+    told = {name: known[name].instructions for name in known}
+    for name, instructions in told.items():
+        if words in (" ".join(one.lower().split()) for one in instructions):
+            return name
+    listed = "; ".join(f'"{instructions[0]}" ({name})' for name, instructions in told.items())
+    raise ServeError(f"{instruction!r} is no known task's instruction: name the task with --task. Known: {listed}")
 
 
-def run_once(
-    instruction: str, task: str, state: int, variant: str, seed: int, temperature: float, record: bool, domain: int
-) -> None:
-    """One episode on the nodes that are up in ``domain``. Raises ServeError where it does not end by itself."""
-    name = task_of(instruction, task)
+def run_once(goal: Mapping[str, Any], domain: int) -> None:
+    """One episode on the nodes that are up in ``domain``; ``goal``: fields of RunEpisode.action.
+
+    Raises ServeError where it does not end by itself."""
     from grape.ros import run_episode
 
-    goal = {
-        "task": name,
-        "instruction": instruction,
-        "variant": variant,
-        "initial_state": state,
-        "seed": seed,
-        "temperature": temperature,
-        "record": record,
-    }
     with console.progress("steps") as bar:
-        result = run_episode(domain, goal, lambda step: bar(step + 1, 60, ""))
+        result = run_episode(domain, goal, lambda step: bar(step + 1, 60, ""), EPISODE_SECONDS)
     shown = {-1: "unknown", 0: "no", 1: "yes"}
     rows = [
         ["ended", result.end_reason],

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from grape.serve import ServeError, task_of
+from grape_reward.errors import TaskError
 from grape_episode.episode import Outcome
 from grape_episode.synthetic import make_episode, write_episode
 
@@ -74,6 +75,25 @@ def test_an_instruction_of_no_task_needs_one() -> None:
     assert task_of("lift it", "spoon_on_towel") == "spoon_on_towel"
     with pytest.raises(ServeError, match="--task"):
         task_of("lift it", "")
+
+
+def test_a_task_of_ones_own_is_found_by_its_words_and_its_folder(tmp_path: Path) -> None:
+    import shutil
+
+    from grape_reward.tasks import SHIPPED
+
+    own = tmp_path / "tasks" / "carrot_in_pot"
+    shutil.copytree(SHIPPED / "carrot_on_plate", own)
+    file = own / "task.yaml"
+    file.write_text(
+        file.read_text()
+        .replace("name: carrot_on_plate", "name: carrot_in_pot", 1)
+        .replace("put the carrot on the plate", "put the carrot in the pot")
+    )
+    assert task_of("put the carrot in the pot", "", own.parent) == "carrot_in_pot"
+    assert task_of("put the carrot on the plate", "", own.parent) == "carrot_on_plate"
+    with pytest.raises(TaskError, match="unknown task 'carrot_in_pot'"):
+        task_of("", "carrot_in_pot")
 
 
 def test_a_worker_process_that_imports_the_script_does_not_run_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
