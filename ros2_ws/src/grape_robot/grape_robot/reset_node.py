@@ -50,6 +50,8 @@ from grape_robot.state import HOMING
 from grape_robot.state_library import StateLibrary
 
 EXECUTOR_THREADS = 6
+GHOST_ARM = "grape_ghost_arm"
+"""Name of ``grape_robot.ghost_arm_node``'s node."""
 HOME = ([0.42, 0.0, 0.26], [1.0, 0.0, 0.0, 0.0])
 """Where the demonstrations behind the shipped model begin: position, quaternion."""
 
@@ -197,6 +199,11 @@ class ResetNode(Node):
     def now(self) -> int:
         """ROS time, ns."""
         return int(self.get_clock().now().nanoseconds)
+
+    def ghost(self) -> bool:
+        """Whether nobody but the ghost arm tells where the arm is."""
+        infos = self.get_publishers_info_by_topic(topics.CURRENT_POSE)
+        return bool(infos) and all(info.node_name == GHOST_ARM for info in infos)
 
     def move(self, sequence: int, action: Sequence[float]) -> None:
         self._publish(sequence, OperatorStep.MOVE, action)

@@ -32,6 +32,7 @@ class StandInGate:
         self.operator = False
         self.required, self.held, self.dry_run = False, True, False
         self.episode, self.mode, self.check, self.reason = "", Mode.IDLE, "", ""
+        self.follows = False
         self.refuse = ""
         self.silent: set[str] = set()
         self.on_step: Callable[[StandInGate, int], None] = lambda gate, sequence: None
@@ -68,6 +69,9 @@ class StandInGate:
 
     def now(self) -> int:
         return round(self.time * SECOND)
+
+    def ghost(self) -> bool:
+        return self.follows
 
     def move(self, sequence: int, action: Sequence[float]) -> None:
         self._looks = 0

@@ -246,6 +246,13 @@ def test_in_a_dry_run_nothing_moves_and_people_may_rehearse(lab: Lab) -> None:
     assert not lab.gate.moves and "dry run" in lab.gate.lines[0]
 
 
+def test_in_a_dry_run_a_ghost_goes_home(lab: Lab) -> None:
+    lab.store()
+    lab.gate.dry_run = lab.gate.follows = True
+    lab.run()
+    assert lab.gate.pose.distance(HOME) < 1e-5 and lab.gate.back == 1
+
+
 def test_a_gripper_that_does_not_open(lab: Lab) -> None:
     lab.store()
     lab.gate.width = -1.0
