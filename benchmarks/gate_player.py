@@ -131,14 +131,14 @@ class Player:
         facts = self._surroundings.facts
         ask = Ask(event["source"], "", 2**32 - 1, facts.stamp, self.profile.frame, (), "")
         before = self.keeper.state.authority
-        self.keeper.operate(_message(ask, HAND_BACK))
+        self.keeper.operate(as_message(ask, HAND_BACK))
         if before is Authority.OPERATOR and self.keeper.state.authority is Authority.POLICY:
             self.checker.handed_back()
         return []
 
     def _step(self, event: Event) -> list[str]:
         ask, facts = Ask(**event["ask"]), self._surroundings.facts
-        message, policy = _message(ask), ask.source == "policy"
+        message, policy = as_message(ask), ask.source == "policy"
         senses = self._surroundings.senses()
         self.keeper.watch(senses)
         request = (policy_request if policy else operator_request)(message)
@@ -202,7 +202,7 @@ class Surroundings:
             raise AssertionError(f"more than one line: {text!r}")
 
 
-def _message(ask: Ask, kind: int = 0) -> Any:
+def as_message(ask: Ask, kind: int = 0) -> Any:
     """As a PolicyStep or an OperatorStep has it."""
     seconds, rest = divmod(ask.stamp, 10**9)
     header = SimpleNamespace(stamp=SimpleNamespace(sec=seconds, nanosec=rest), frame_id=ask.frame)
