@@ -1,9 +1,10 @@
-"""When the simulated world does what: rates in its own time, the pace of a stream of targets, the order of lock-step.
+"""What the simulated world does when: its jobs, rates in its own time, the pace of a stream, the order of lock-step.
 Pure; whoever shares one between threads holds a lock."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -86,6 +87,19 @@ class Stream:
 
 def _same(one: Pose, other: Pose) -> bool:
     return np.array_equal(one.position, other.position) and np.array_equal(one.quaternion, other.quaternion)
+
+
+@dataclass
+class Reset:
+    """A reset under way: ``stamp`` ns of the first observation, or why not."""
+
+    episode_id: str
+    task: str
+    variant: str
+    initial_state: int
+    done: threading.Event = field(default_factory=threading.Event)
+    stamp: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True)

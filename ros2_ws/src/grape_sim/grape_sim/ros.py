@@ -19,12 +19,14 @@ from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import Header
 
 from grape_episode import topics
+from grape_episode.geometry import Pose
 from grape_episode.ros import (
     CAMERA,
     CLOCK,
     EVENT,
     JOINTS,
     image_to_msg,
+    pose_from_msg,
     pose_to_msg,
     robot_state,
     set_stamp,
@@ -154,6 +156,14 @@ def _wrench(observation: Observation, header: Header) -> WrenchStamped:
     force, torque = message.wrench.force, message.wrench.torque
     force.x, force.y, force.z, torque.x, torque.y, torque.z = map(float, observation.wrench)
     return message
+
+
+def target_of(message: PoseStamped) -> Pose | None:
+    """The target behind a message; None for one in another frame or that is no pose."""
+    target = pose_from_msg(message.pose)
+    norm = float(np.linalg.norm(target.quaternion))
+    good = np.isfinite(target.position).all() and math.isfinite(norm) and norm > 1e-6
+    return target if good and message.header.frame_id == topics.BASE_FRAME else None
 
 
 class GripperServer:

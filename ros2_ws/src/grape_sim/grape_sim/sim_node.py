@@ -9,9 +9,7 @@ import queue
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 
-import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped
 from grape_interfaces.msg import GateStatus, StepCommit
@@ -29,7 +27,6 @@ from grape_episode.ros import (
     ForeignNodeError,
     declare,
     other_publishers,
-    pose_from_msg,
     refuse_foreign,
     set_stamp,
     spin,
@@ -37,8 +34,8 @@ from grape_episode.ros import (
 )
 from grape_sim.errors import SimError
 from grape_sim.franka_node import FrankaNode
-from grape_sim.pace import LockStep, Rates, Step, Stream
-from grape_sim.ros import CLOCK_TOPIC, GRIPPER_TYPES, GripperServer, RobotTopics
+from grape_sim.pace import LockStep, Rates, Reset, Step, Stream
+from grape_sim.ros import CLOCK_TOPIC, GRIPPER_TYPES, GripperServer, RobotTopics, target_of
 from grape_sim.tasks import SIM_TASKS
 from grape_sim.world import Observation, World, WorldConfig
 
@@ -52,19 +49,6 @@ DEADLINE = 30.0
 STARTING = 3.0
 """Seconds after the start in which a second world ends this one at once; later it ends it only if it stays as long:
 on a busy machine discovery outlasts the wait at the start, and of two worlds the newcomer must go."""
-
-
-@dataclass
-class _Reset:
-    """A reset under way: ``stamp`` ns of the first observation, or why not."""
-
-    episode_id: str
-    task: str
-    variant: str
-    initial_state: int
-    done: threading.Event = field(default_factory=threading.Event)
-    stamp: int = 0
-    reason: str = ""
 
 
 class SimNode(Node):
@@ -85,7 +69,7 @@ class SimNode(Node):
             raise SimError(f"parameter gripper_type: {gripper!r}, expected one of {', '.join(GRIPPER_TYPES)}")
         self._camera_period = 1.0 / camera_hz
         self._config = WorldConfig(image_size=size, control_period=period, depth=self._depth)
-        self._jobs: queue.Queue[_Reset | Step] = queue.Queue()
+        self._jobs: queue.Queue[Reset | Step] = queue.Queue()
         self._ending = threading.Event()
         self._failure: Exception | None = None
         # shared by executor and world thread
@@ -108,7 +92,7 @@ class SimNode(Node):
         self.create_service(ResetWorld, topics.RESET_WORLD, self._on_reset)
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(0.5, self._on_watch, clock=steady)
-        first = _Reset("", task, self._variant, 0)
+        first = Reset("", task, self._variant, 0)
         self._thread = threading.Thread(target=self._own_world, args=(first,), name="world", daemon=True)
         self._thread.start()
         first.done.wait()
@@ -153,14 +137,9 @@ class SimNode(Node):
             self._gripper = gripper
 
     def _on_target(self, message: PoseStamped) -> None:
-        target = pose_from_msg(message.pose)
-        norm = np.linalg.norm(target.quaternion)
-        pose = bool(np.isfinite(target.position).all() and np.isfinite(norm) and norm > 1e-6)
-        if message.header.frame_id != topics.BASE_FRAME or not pose:
-            self.get_logger().warning(
-                f"{topics.TARGET_POSE}: ignored: frame {message.header.frame_id!r}, position {target.position}, "
-                f"quaternion {target.quaternion}"
-            )
+        target = target_of(message)
+        if target is None:
+            self.get_logger().warning(f"{topics.TARGET_POSE}: ignored: {message.header.frame_id!r}, {message.pose}")
             return
         with self._lock:
             if self._lock_step:
@@ -180,7 +159,7 @@ class SimNode(Node):
             self._jobs.put(step)
 
     def _on_reset(self, request: ResetWorld.Request, response: ResetWorld.Response) -> ResetWorld.Response:
-        job = _Reset(request.episode_id, request.task, request.variant or self._variant, request.initial_state)
+        job = Reset(request.episode_id, request.task, request.variant or self._variant, request.initial_state)
         self._jobs.put(job)
         if not job.done.wait(DEADLINE):
             job.reason = f"the world was not reset within {DEADLINE:g} s"
@@ -190,7 +169,7 @@ class SimNode(Node):
 
     # --- the world's thread ---
 
-    def _own_world(self, first: _Reset) -> None:
+    def _own_world(self, first: Reset) -> None:
         world = None
         try:
             world = World(self._config)
@@ -217,7 +196,7 @@ class SimNode(Node):
                     self._mode, seen = arm.mode, world.observe(color=False, depth=False)
                     self._topics.robot_state(seen, _stamp(seen), arm)
                 continue
-            if isinstance(job, _Reset):
+            if isinstance(job, Reset):
                 self._reset(world, job)
                 continue
             with self._lock:
@@ -237,7 +216,7 @@ class SimNode(Node):
                 job = self._jobs.get(timeout=max(0.0, due - time.monotonic()))
             except queue.Empty:
                 job = None
-            if isinstance(job, _Reset):
+            if isinstance(job, Reset):
                 self._reset(world, job)
                 due, shown = time.monotonic() + TICK, world.time
                 rates.restart(shown)
@@ -267,7 +246,7 @@ class SimNode(Node):
             world.robot.move(target, seconds)
         world.robot.grip(gripper)
 
-    def _reset(self, world: World, job: _Reset) -> None:
+    def _reset(self, world: World, job: Reset) -> None:
         try:
             if hindrance := self._franka.arm.line:
                 raise SimError(f"the arm does not move: {hindrance}: recover it first")
