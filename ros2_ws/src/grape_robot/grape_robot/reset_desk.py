@@ -116,6 +116,7 @@ class ResetDesk:
         """A reset is asked for: the one under way ends, since who asks again has given it up. The new one's ticket."""
         with self._changed:
             self._tickets += 1
+            self._word = "", 0, 0.0  # what was said of the last one says nothing of this one
             self._stop = self._stop or SUPERSEDED
             self._changed.notify_all()
             return self._tickets

@@ -118,6 +118,13 @@ def test_another_id_is_refused_by_name_and_the_right_one_taken(lab: Lab) -> None
     assert "no reset waits" in lab.gate.desk.confirm("carrot", 7, 0)
 
 
+def test_the_word_on_one_reset_is_none_on_the_next(lab: Lab) -> None:
+    lab.store()
+    lab.run()
+    lab.gate.desk.ask()
+    assert "no reset waits" in lab.gate.desk.confirm("carrot", 7, 0)
+
+
 def test_nobody_confirms(lab: Lab) -> None:
     lab.store()
     lab.words = []

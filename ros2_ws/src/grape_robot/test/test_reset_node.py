@@ -230,7 +230,7 @@ def test_who_asks_again_ends_the_last_one(lab: Lab) -> None:
     since = len(lab.overlays)
     second = lab.reset(8)
     assert lab.answer(first).reason == "another reset is asked for"
-    wait_for(lambda: lab.confirm(8).accepted, "the second reset to wait for its confirmation")
+    wait_for(lambda: lab.confirm(8).accepted, "the second reset to wait for its confirmation", poll=0.2)
     assert lab.answer(second).accepted
     lab.end()
 
