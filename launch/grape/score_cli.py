@@ -68,7 +68,7 @@ def score(
 
         scored = score_bags(bags, None, tell, scoring)
     if out is not None:
-        write_scores(out, scored.scores, scored.bags)
+        write_scores(out, scored.scores, scored.bags, scored.interventions)
     _show(scored)
     for bag, reason in scored.skipped:
         print(f"grape: skipped {reason if str(bag) in reason else f'{bag}: {reason}'}", file=sys.stderr)
@@ -80,12 +80,20 @@ def _show(scored: ScoreTable) -> None:
     rows = [
         [
             one.episode_id,
-            one.outcome + ("" if one.approved else " (unapproved)") + (" (reviewed)" if one.review else ""),
+            one.outcome
+            + ("" if one.approved else " (unapproved)")
+            + (" (reviewed)" if one.review else "")
+            + (" (interfered)" if intervention else ""),
             *(_figure(number) for number in (one.log_r_ext, one.r_self_per_token, one.reward)),
             " ".join(_figure(cost, 3) for cost in one.stage_costs),
         ]
-        for one in scored.scores
+        for one, intervention in zip(scored.scores, scored.interventions, strict=True)
     ]
+    for bag, intervention in zip(scored.bags, scored.interventions, strict=True):
+        if intervention:
+            print(
+                f"grape: {bag}: {intervention}: its score is not the policy's, and it does not train", file=sys.stderr
+            )
     table("scores", ["episode", "outcome", "log R_ext", "R_self a token", "R_GCPG", "stage costs"], rows)
     waiting = [(one, bag) for one, bag in zip(scored.scores, scored.bags, strict=True) if one.outcome == "review"]
     for one, bag in waiting:

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 
 from grape.cli import main
+from grape_episode.episode import PERSON_DROVE, Series
 from grape_episode.synthetic import make_episode, write_episode
 from grape_reward.reviews import read_reviews
 from grape_reward.tasks import SHIPPED, TASKS
@@ -131,3 +132,14 @@ def test_tasks_are_listed_and_a_mistake_in_one_is_named_with_its_field(grape, tm
     for arguments in (("list", "--tasks", tmp_path), ("check", file)):
         done = grape("tasks", *arguments)
         assert done.returncode == 1 and f"{file}: success.when.all[1].over: no keypoint 'cup'" in lines(done)[0]
+
+
+def test_an_episode_in_which_a_person_drove_is_scored_and_named(grape, tmp_path):
+    made = make_episode(1, steps=8, episode_id="taken")
+    moves = Series(made.tcp.stamps[2:4], np.zeros((2, 7)))
+    bag = write_episode(dataclasses.replace(made, operator=moves), tmp_path / "taken")
+    out = tmp_path / "scores.parquet"
+    done = grape("score", bag, "--out", out)
+    assert done.returncode == 0 and "interfered" in done.stdout
+    assert lines(done) == [f"grape: {bag}: {PERSON_DROVE}: its score is not the policy's, and it does not train"]
+    assert pyarrow.parquet.read_table(out).column("intervention").to_pylist() == [PERSON_DROVE]

@@ -182,6 +182,15 @@ class Episode:
         return self.identity.demonstration or len(self.operator) > 0
 
     @property
+    def intervention(self) -> str:
+        """What a person did in it, in words; "" for nothing. What came of it is then not the policy's doing."""
+        if self.identity.demonstration:
+            return DEMONSTRATION
+        if self.driven:
+            return PERSON_DROVE
+        return "" if self.released is None else f"a person let the dead-man's button go at step {self.released}"
+
+    @property
     def released(self) -> int | None:
         """The first step that the gate refused because the dead-man's button was not held; None where there is none."""
         return next((event.step for event in self.gate if event.verdict and event.check == DEAD_MAN), None)

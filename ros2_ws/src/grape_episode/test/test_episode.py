@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from grape_episode.episode import (
     DEMONSTRATION,
     GATE_VETOED,
+    PERSON_DROVE,
     EpisodeError,
     Series,
     World,
@@ -64,6 +65,8 @@ def test_who_moved_the_arm_is_known():
     assert EPISODE.released is None
     held = replace(EPISODE.gate[3], verdict=GATE_VETOED, check="dead_man")
     assert replace(EPISODE, gate=(*EPISODE.gate[:3], held)).released == 3
+    assert EPISODE.intervention == "" and replace(EPISODE, operator=moves).intervention == PERSON_DROVE
+    assert "step 3" in replace(EPISODE, gate=(*EPISODE.gate[:3], held)).intervention
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,7 +22,7 @@ from grape_reward.result import Score
 from grape_reward.tasks import TASKS, TaskLibrary
 from grape_reward.timeline import known_points, timeline_of
 
-NOT_BEGUN = "the policy has not begun"
+NOT_BEGUN = "nobody has begun"
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class LiveEpisode:
         """A PolicyStep."""
         self._begin = stamp if self._begin is None else min(self._begin, stamp)
         self._timeline.add_step(index, stamp, logprobs)
+
+    def drive(self, stamp: int) -> None:
+        """A person has moved the arm: that is how a demonstration begins."""
+        if self.identity.demonstration and self._begin is None:
+            self._begin = stamp
 
     def end(self, outcome: Outcome) -> None:
         """The outcome: what it announces is waited for, until ``finish`` is called."""

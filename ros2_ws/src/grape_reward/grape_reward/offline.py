@@ -45,11 +45,13 @@ class Scoring:
 
 @dataclass(frozen=True)
 class ScoreTable:
-    """``scores`` of ``bags``, in their order; ``skipped``: the bags that have none, and why."""
+    """``scores`` of ``bags``, in their order; ``skipped``: the bags that have none, and why; ``interventions``: what a
+    person did in each, "" for nothing: such a score is not the policy's."""
 
     scores: tuple[Score, ...]
     skipped: tuple[tuple[Path, str], ...]
     bags: tuple[Path, ...]
+    interventions: tuple[str, ...]
 
 
 def score_bags(
@@ -68,16 +70,19 @@ def score_bags(
     bags = [bag for path in paths for bag in bags_at(Path(path))]
     scores: list[Score] = []
     scored: list[Path] = []
+    interventions: list[str] = []
     skipped: list[tuple[Path, str]] = []
     for done, bag in enumerate(bags):
         if progress is not None:
             progress(done, len(bags), bag)
         try:
-            scores.append(_score_bag(bag, how))
+            score, intervention = _score_bag(bag, how)
+            scores.append(score)
             scored.append(bag)
+            interventions.append(intervention)
         except (RewardError, EpisodeError, OSError) as error:
             skipped.append((bag, str(error)))
-    return ScoreTable(tuple(scores), tuple(skipped), tuple(scored))
+    return ScoreTable(tuple(scores), tuple(skipped), tuple(scored), tuple(interventions))
 
 
 def bags_at(path: Path) -> list[Path]:
@@ -90,11 +95,13 @@ def bags_at(path: Path) -> list[Path]:
     return list(bags)
 
 
-def _score_bag(bag: Path, scoring: Scoring) -> Score:
+def _score_bag(bag: Path, scoring: Scoring) -> tuple[Score, str]:
     # The images themselves do not enter; that one is missing is among the episode's problems all the same.
     episode = read_episode(bag, images=False)
     if episode.outcome is None:
         raise ScoreError(f"{bag}: no outcome, the recording broke off")
+    if episode.identity.demonstration:
+        raise ScoreError(f"{bag}: {episode.intervention}: no steps of a policy to score")
     if scoring.tracking is not None:
         from grape_reward.retrack import retracked
 
@@ -103,7 +110,7 @@ def _score_bag(bag: Path, scoring: Scoring) -> Score:
     problems = [*episode.problems, *score.problems]
     if problems:
         raise ScoreError(f"{bag}: incomplete: {'; '.join(problems[:3])}")
-    return score
+    return score, episode.intervention
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -122,8 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RewardError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for score in table.scores:
-        print(json.dumps(_row(score)))
+    for score, intervention in zip(table.scores, table.interventions, strict=True):
+        print(json.dumps(_row(score) | ({"intervention": intervention} if intervention else {})))
     for bag, reason in table.skipped:
         print(f"skipped: {reason if str(bag) in reason else f'{bag}: {reason}'}", file=sys.stderr)
     return 0 if table.scores else 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from geometry_msgs.msg import PoseStamped, WrenchStamped
-from grape_interfaces.msg import EpisodeIdentity, EpisodeOutcome, Keypoints, PolicyStep, TaskStatus
+from grape_interfaces.msg import EpisodeIdentity, EpisodeOutcome, Keypoints, OperatorStep, PolicyStep, TaskStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
@@ -21,6 +21,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, JointState
 
 from grape_episode import topics
+from grape_episode.episode import HOMING
 from grape_episode.messages import identity_of, outcome_of, stamp_of
 from grape_episode.ros import CAMERA, EVENT, LATCHED, robot_state, spin
 from grape_reward.errors import RewardError
@@ -54,6 +55,7 @@ class RewardNode(Node):
         self._subscribe(EpisodeIdentity, topics.EPISODE, self._on_identity, LATCHED)
         self._subscribe(EpisodeOutcome, topics.OUTCOME, self._on_outcome, EVENT)
         self._subscribe(PolicyStep, told.step_topic, self._on_step, EVENT)
+        self._subscribe(OperatorStep, topics.OPERATOR_STEP, self._on_operator, EVENT)
         self._subscribe(JointState, topics.JOINT_STATES, self._on_joints, EVENT)
         self._subscribe(PoseStamped, topics.CURRENT_POSE, self._on_pose, state)
         if told.tracking is None:
@@ -104,6 +106,10 @@ class RewardNode(Node):
             self._episode.step(int(message.step), stamp, np.array(message.logprobs, np.float32))
             self._wait_on()
             self._advance()
+
+    def _on_operator(self, message: OperatorStep) -> None:
+        if self._episode is not None and message.kind == OperatorStep.MOVE and message.source != HOMING:
+            self._episode.drive(stamp_of(message))
 
     def _on_outcome(self, message: EpisodeOutcome) -> None:
         if not self._current(message.episode_id):

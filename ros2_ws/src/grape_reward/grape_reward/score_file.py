@@ -18,7 +18,7 @@ from grape_reward.files import write_whole
 from grape_reward.result import Score
 
 ENDINGS = (".parquet", ".csv", ".json", ".jsonl")
-_TEXTS = ("episode_id", "task", "objective", "outcome", "decomposition", "review")
+_TEXTS = ("episode_id", "task", "objective", "outcome", "decomposition", "review", "intervention")
 _HASHES = ("cost_program_hash", "task_hash", "inputs_hash", "code_version", "score_hash", "bag")
 _WHOLE = ("initial_state", "stages_reached", "success")
 _NUMBERS = ("log_r_ext", "r_self", "r_self_per_token", "reward")
@@ -39,11 +39,11 @@ def check_ending(path: Path) -> None:
         _arrow(path)
 
 
-def write_scores(path: Path, scores: Sequence[Score], bags: Sequence[Path]) -> None:
-    """Write scores and the bags they are of; the file is whole or not there. ``.jsonl`` holds each score's canonical
-    JSON, a line each, and no bags. Raises ScoreFileError."""
+def write_scores(path: Path, scores: Sequence[Score], bags: Sequence[Path], interventions: Sequence[str]) -> None:
+    """Write scores, the bags they are of and what a person did in each; the file is whole or not there. ``.jsonl``
+    holds each score's canonical JSON, a line each, and nothing else. Raises ScoreFileError."""
     check_ending(path)
-    rows = [row(score, bag) for score, bag in zip(scores, bags, strict=True)]
+    rows = [row(*told) for told in zip(scores, bags, interventions, strict=True)]
     try:
         if path.suffix == ".jsonl":
             write_whole(path, "".join(score.to_json() + "\n" for score in scores))
@@ -57,9 +57,9 @@ def write_scores(path: Path, scores: Sequence[Score], bags: Sequence[Path]) -> N
         raise ScoreFileError(f"{path}: {error.strerror or error}") from None
 
 
-def row(score: Score, bag: Path) -> dict[str, Any]:
-    """Plain values of a score; ``constraints`` as {name: cost}."""
-    told = {**asdict(score), "score_hash": score.hash, "bag": str(bag)}
+def row(score: Score, bag: Path, intervention: str) -> dict[str, Any]:
+    """Plain values of a score; ``constraints`` as {name: cost}; ``intervention``: "" where nobody interfered."""
+    told = {**asdict(score), "score_hash": score.hash, "bag": str(bag), "intervention": intervention}
     told["constraints"] = {name: _known(value) for name, value in score.constraints}
     for name in _NUMBERS:
         told[name] = _known(told[name])

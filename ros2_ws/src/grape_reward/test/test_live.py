@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grape_episode.episode import Episode
+from grape_episode.episode import DEMONSTRATION, Episode
 from grape_episode.synthetic import make_episode
 from grape_reward.errors import TaskError
 from grape_reward.live import NOT_BEGUN, LiveEpisode
@@ -108,6 +108,26 @@ def test_in_real_time_nothing_counts_before_the_first_step():
     standing, _, _ = live.advance()
     assert len(standing) == 20
     assert {(judgement.live.success, judgement.live.reason) for judgement in standing} == {(-1, NOT_BEGUN)}
+
+
+def test_a_demonstration_begins_with_the_first_movement_and_no_policy_s_episode_does():
+    made = make_episode(6, steps=40)
+    real = dataclasses.replace(made, identity=dataclasses.replace(made.identity, lock_step=False))
+    shown = dataclasses.replace(real.identity, notes=(DEMONSTRATION,))
+    at = real.steps[4].stamp
+    for identity, begun in ((shown, True), (real.identity, False)):
+        live = LiveEpisode(identity)
+        live.drive(at)
+        live.drive(at + 1)
+        standing = []
+        for topic, call in messages(real):
+            if topic not in ("step", "outcome"):
+                call(live)
+                standing += live.advance()[0]
+        waiting = [judgement.stamp for judgement in standing if judgement.live.reason == NOT_BEGUN]
+        assert all(stamp < at for stamp in waiting) == begun and waiting
+        # at the end the object lies on its target, and has for long enough
+        assert any(judgement.live.success == 1 for judgement in standing) == begun
 
 
 def test_what_never_arrives_leaves_an_incomplete_score():

@@ -3,9 +3,10 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from grape_episode.episode import Series
+from grape_episode.episode import DEMONSTRATION, PERSON_DROVE, Series
 from grape_episode.synthetic import make_episode, write_episode
 from grape_reward.errors import ScoreError
 from grape_reward.offline import main, score_bags
@@ -37,6 +38,21 @@ def test_damaged_bags_are_named_and_the_others_are_scored(bags):
     assert "cut off" in reasons["cut"] and "no outcome" in reasons["open"] and "keypoints" in reasons["blind"]
     assert all(name in reason for name, reason in reasons.items())
     assert [(done, total) for done, total, _ in seen] == [(n, 5) for n in range(5)]
+
+
+def test_an_episode_that_a_person_drove_for_a_while_is_scored_and_says_so(bags, tmp_path, capsys):
+    _, good = bags
+    moves = Series(good[1].tcp.stamps[2:4], np.zeros((2, 7)))
+    driven = write_episode(dataclasses.replace(good[1], operator=moves), tmp_path / "driven")
+    free = write_episode(good[0], tmp_path / "free")
+    shown = dataclasses.replace(good[1].identity, notes=(DEMONSTRATION,))
+    outcome = dataclasses.replace(good[1].outcome, steps=0)
+    write_episode(dataclasses.replace(good[1], identity=shown, outcome=outcome, steps=()), tmp_path / "shown")
+    table = score_bags([driven, free, tmp_path / "shown"])
+    assert table.scores[0].hash == score_episode(good[1]).hash, "the score itself is that of the same motion"
+    assert table.interventions == (PERSON_DROVE, "") and table.bags == (driven, free)
+    assert table.skipped[0][0].name == "shown" and DEMONSTRATION in table.skipped[0][1]
+    assert main([str(driven)]) == 0 and json.loads(capsys.readouterr().out)["intervention"] == PERSON_DROVE
 
 
 def test_a_bag_or_its_file_can_be_named_itself_with_an_objective(bags):

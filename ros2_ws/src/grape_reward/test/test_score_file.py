@@ -19,6 +19,7 @@ SCORES = (
     dataclasses.replace(unscorable("e", "t", 7, "o", 'why, "oh" why\nnot'), stage_costs=(math.nan, 1.0)),
 )
 BAGS = (Path("a"), Path("b,c"), Path("d"))
+HANDS = ("", "a person drove, for part of it", "")
 
 
 def read(path):
@@ -44,15 +45,15 @@ def read(path):
 @pytest.mark.parametrize("ending", [".parquet", ".csv", ".json"])
 def test_every_number_comes_back_to_the_last_bit(tmp_path, ending):
     path = tmp_path / f"scores{ending}"
-    write_scores(path, SCORES, BAGS)
+    write_scores(path, SCORES, BAGS, HANDS)
     told = read(path)
-    assert told == [row(score, bag) for score, bag in zip(SCORES, BAGS, strict=True)]
+    assert told == [row(*each) for each in zip(SCORES, BAGS, HANDS, strict=True)]
     assert told[2]["reward"] is None and told[2]["stage_costs"] == [None, 1.0] and told[1]["bag"] == "b,c"
     assert [each["score_hash"] for each in told] == [score.hash for score in SCORES]
 
 
 def test_lines_of_json_are_the_scores_themselves(tmp_path):
-    write_scores(tmp_path / "scores.jsonl", SCORES, BAGS)
+    write_scores(tmp_path / "scores.jsonl", SCORES, BAGS, HANDS)
     lines = (tmp_path / "scores.jsonl").read_text().splitlines()
     assert [Score.from_json(line).hash for line in lines] == [score.hash for score in SCORES]
 
@@ -60,21 +61,21 @@ def test_lines_of_json_are_the_scores_themselves(tmp_path):
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_no_scores_are_a_file_too(tmp_path, ending):
     path = tmp_path / f"scores{ending}"
-    write_scores(path, (), ())
+    write_scores(path, (), (), ())
     assert path.exists() and (ending == ".jsonl" or read(path) == [])
 
 
 def test_every_field_of_a_score_has_a_column(tmp_path):
-    write_scores(tmp_path / "scores.parquet", SCORES[:1], BAGS[:1])
-    names = {field.name for field in dataclasses.fields(Score)} | {"score_hash", "bag"}
+    write_scores(tmp_path / "scores.parquet", SCORES[:1], BAGS[:1], HANDS[:1])
+    names = {field.name for field in dataclasses.fields(Score)} | {"score_hash", "bag", "intervention"}
     assert set(pyarrow.parquet.read_table(tmp_path / "scores.parquet").column_names) == names
 
 
 def test_what_cannot_be_written_is_named(tmp_path, monkeypatch):
     with pytest.raises(ScoreFileError, match=r"scores\.txt: the name must end in \.parquet, \.csv"):
-        write_scores(tmp_path / "scores.txt", SCORES, BAGS)
+        write_scores(tmp_path / "scores.txt", SCORES, BAGS, HANDS)
     with pytest.raises(ScoreFileError, match="nowhere"):
-        write_scores(tmp_path / "nowhere" / "scores.csv", SCORES, BAGS)
+        write_scores(tmp_path / "nowhere" / "scores.csv", SCORES, BAGS, HANDS)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ScoreFileError, match=r"scores\.parquet: Parquet needs the Python package pyarrow"):
-        write_scores(tmp_path / "scores.parquet", SCORES, BAGS)
+        write_scores(tmp_path / "scores.parquet", SCORES, BAGS, HANDS)

@@ -19,7 +19,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from grape_episode import topics
-from grape_episode.episode import Episode
+from grape_episode.episode import ENDED_BY_OPERATOR, Episode
 from grape_policy.checkpoint import Vla
 from grape_policy.codec import NormStats, gripper_value
 from grape_policy.config import ConfigError
@@ -123,7 +123,9 @@ class Demonstrations:
         if taken.stamps is None:
             return model_inputs(read_bag(taken.path), taken.path, size)
         frames = teleoperated.images(Path(taken.path), taken.stamps)
-        return torch.from_numpy(np.stack([self._vla.processor.model_input(frame) for frame in frames]))
+        if not (teleoperated.are_inputs(Path(taken.path)) and frames[0].shape[:2] == (size, size)):
+            frames = [self._vla.processor.model_input(frame) for frame in frames]
+        return torch.from_numpy(np.stack(frames))
 
     def _statistics(self) -> dict[str, Any]:
         actions = np.concatenate([taken.actions for taken in self._taken.values()])
@@ -139,7 +141,11 @@ def _take(path: str, rotation: str, base_hash: str) -> _Taken:
     identity, outcome = episode.identity, episode.outcome
     if outcome is None:
         raise TrainingError(f"{path}: no outcome: the bag was cut off")
-    if outcome.end_reason in UNFIT_ENDS or outcome.success_reward == 0:
+    if episode.steps and episode.intervention:
+        raise TrainingError(f"{path}: {episode.intervention}: neither a policy's episode nor a demonstration")
+    # the person's word that it is done; a demonstration is given up by cancelling its goal
+    done = identity.demonstration and outcome.detail.startswith(ENDED_BY_OPERATOR)
+    if (outcome.end_reason in UNFIT_ENDS and not done) or outcome.success_reward == 0:
         how = "it failed" if outcome.success_reward == 0 else f"it ended by {outcome.end_reason}"
         raise TrainingError(f"{path}: no demonstration: {how}")
     problems = [problem for problem in episode.problems if episode.steps or problem != NO_STEPS]

@@ -133,6 +133,8 @@ def _unfit(episode: Any, score: Any) -> str:
         raise PairsError(f"score of {score.episode_id} given for episode {episode.identity.episode_id}")
     if episode.outcome is None:
         return "no outcome: the bag was cut off"
+    if episode.intervention:
+        return str(episode.intervention)
     if episode.outcome.mixed_adapter:
         return "the adapter changed within the episode"
     if episode.problems:

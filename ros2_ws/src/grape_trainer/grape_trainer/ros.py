@@ -24,6 +24,7 @@ from rclpy.qos import qos_profile_action_status_default
 from rclpy.task import Future
 
 from grape_episode import topics
+from grape_episode.episode import PERSON_DROVE
 from grape_episode.ros import ask
 from grape_trainer.errors import RigError
 from grape_trainer.rig import Ack, Job, Rollout
@@ -176,7 +177,8 @@ class RosRig:
             end_reason=result.end_reason,
             detail=result.detail,
             adapter_id=result.adapter_id,
-            success=result.success_reward,
+            # what a person drove to says nothing of a policy, to a canary either
+            success=-1 if PERSON_DROVE in result.detail else result.success_reward,
         )
 
     def _sent(self, goal: RunEpisode.Goal) -> Any:

@@ -67,6 +67,11 @@ def images(path: Path, stamps: Stamps) -> list[NDArray[np.uint8]]:
     return [found[stamp] for stamp in stamps.tolist()]
 
 
+def are_inputs(path: Path) -> bool:
+    """Whether the frames are images that a model saw, or would have seen: cropped and resized already."""
+    return _frames(path)[0] == topics.MODEL_INPUT
+
+
 def _frames(path: Path) -> tuple[str, list[int]]:
     """The camera's topic and the stamps on it, in order."""
     stamps: dict[str, list[int]] = {topic: [] for topic in CAMERAS}

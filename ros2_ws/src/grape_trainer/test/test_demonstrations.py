@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from grape_episode import topics
 from grape_episode.bag import Bag
-from grape_episode.episode import Episode, Series
+from grape_episode.episode import DEMONSTRATION, ENDED_BY_OPERATOR, PERSON_DROVE, Episode, Series
 from grape_episode.reader import find_bags, read_episode
 from grape_episode.synthetic import episode_messages, write_episode
 from grape_episode.typestore import typestore
@@ -142,6 +143,42 @@ def test_what_is_no_demonstration_is_left_out_with_its_reason(tiny_vla: Vla, tmp
         assert text in reason and "\n" not in reason
     with pytest.raises(TrainingError, match=r"none of 1 bags is a demonstration; the first: .*c-failed"):
         Demonstrations([tmp_path / "c-failed"], tiny_vla, OWN)
+
+
+def shown(vla: Vla, seed: int, end: str = "success", detail: str = "", success: int = 1, **more: object) -> Episode:
+    """A demonstration as the policy node runs it: frames of the model's size and no steps."""
+    made = driven(vla, seed, 8, **more)
+    assert made.outcome is not None
+    outcome = dataclasses.replace(made.outcome, end_reason=end, detail=detail, success_reward=success)
+    identity = dataclasses.replace(made.identity, notes=(DEMONSTRATION,))
+    return dataclasses.replace(made, identity=identity, outcome=outcome)
+
+
+def test_a_demonstration_ends_by_success_its_limit_or_the_person_s_word(tiny_vla: Vla, tmp_path: Path) -> None:
+    ends = [("success", "", 1), ("step_limit", "", -1), ("cancelled", f"{ENDED_BY_OPERATOR}", -1)]
+    ends += [("cancelled", "cancelled by the client", -1), ("cancelled", ENDED_BY_OPERATOR, 0), ("gate_fault", "", -1)]
+    for n, (end, detail, success) in enumerate(ends):
+        write_without_steps(shown(tiny_vla, n, end, detail, success), tmp_path / f"b{n}")
+    held = Demonstrations(find_bags(tmp_path), tiny_vla, OWN)
+    assert len(held.steps) == 3 and {Path(path).name for path in held.paths.values()} == {"b0", "b1", "b2"}
+    assert [Path(one.path).name for one in held.left_out] == ["b3", "b4", "b5"]
+
+
+def test_what_the_model_saw_is_not_cropped_a_second_time(tiny_vla: Vla, tmp_path: Path) -> None:
+    episode = shown(tiny_vla, 1)
+    bag = write_without_steps(episode, tmp_path / "bag")
+    cropping = dataclasses.replace(tiny_vla, processor=copy.copy(tiny_vla.processor))
+    cropping.processor.center_crop = True
+    images = Demonstrations([bag], cropping, OWN)[episode.identity.episode_id].images()
+    assert torch.equal(images, torch.from_numpy(episode.images))
+
+
+def test_an_episode_that_a_person_drove_for_a_while_is_neither_one_nor_the_other(tiny_vla: Vla, tmp_path: Path) -> None:
+    made = driven(tiny_vla, 1, 9)
+    moves = Series(made.tcp.stamps[2:4], np.zeros((2, 7)))
+    bag = write_episode(dataclasses.replace(made, operator=moves), tmp_path / "bag")
+    with pytest.raises(TrainingError, match=f"{PERSON_DROVE}: neither"):
+        Demonstrations([bag], tiny_vla, OWN)
 
 
 def sft(model: Path, bags: Path, output: Path, **overrides: object) -> TrainConfig:

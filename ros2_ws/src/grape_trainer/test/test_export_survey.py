@@ -7,8 +7,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from grape_episode.episode import PERSON_DROVE, Series
 from grape_episode.synthetic import make_episode, write_episode
 from grape_reward.errors import ScoreError
 from grape_reward.offline import Scoring
@@ -42,15 +44,17 @@ def test_damaged_incomplete_repeated_and_empty_bags_are_named_and_the_rest_remai
     bag("open", 4, steps=4, change={"outcome": None})
     bag("blind", 5, steps=4, change={"steps": (dataclasses.replace(make_episode(5, 4).steps[0], image=None),)})
     bag("driven", 6, steps=4, change={"steps": ()})
+    bag("taken", 7, steps=4, change={"operator": Series(np.array([5 * 10**9]), np.zeros((1, 7)))})
     bag("good_again", 1, steps=4, episode_id="good")
     bag("timeless", 1, steps=4, control_period=0.2)
     found = survey([tmp_path / "bags"], None, told)
     assert [known.identity.episode_id for known in found.episodes] == ["late", "good", "timeless"]  # by initial state
     reasons = {path.name: reason for path, reason in found.skipped}
-    assert set(reasons) == {"cut", "open", "blind", "driven", "good_again"}
+    assert set(reasons) == {"cut", "open", "blind", "driven", "taken", "good_again"}
     assert "cut off" in reasons["cut"] and "no outcome" in reasons["open"]
     assert "no image for step 0" in reasons["blind"] or "missing" in reasons["blind"]
     assert "no steps of a policy" in reasons["driven"] and "good, too" in reasons["good_again"]
+    assert PERSON_DROVE in reasons["taken"]
     assert all(path.name in reason for path, reason in found.skipped)
 
 

@@ -14,14 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grape_episode.episode import GATE_VETOED, PERSON_DROVE, Series
 from grape_episode.reader import read_episode
 from grape_episode.synthetic import make_episode, write_episode
 from grape_reward.reviews import add_review
 from grape_reward.score import score_episode
 from grape_trainer import pairs as pairing
 from grape_trainer.errors import PairsError
+from grape_trainer.iteration import score_rollout
 from grape_trainer.pairs import Excluded, build, candidate, read_pairs, write_pairs
 from grape_trainer.ranking import Candidate, rank
+from grape_trainer.rig import Rollout
 
 
 def rollout(name: str, success: int = 0, log_r_ext: float = -1.0, per_token: float = -0.5, **other: Any) -> Candidate:
@@ -170,7 +173,7 @@ def episode(**changes: Any) -> SimpleNamespace:
     outcome = SimpleNamespace(end_reason="success", mixed_adapter=False, steps=2)
     step = SimpleNamespace(adapter_id="", base_hash="base")
     made = {"identity": identity, "outcome": outcome, "problems": (), "steps": (step, step), "path": Path("/b/e1")}
-    return SimpleNamespace(**{**made, **changes})
+    return SimpleNamespace(**{"intervention": "", **made, **changes})
 
 
 def score(**changes: Any) -> SimpleNamespace:
@@ -204,6 +207,7 @@ def test_a_whole_episode_becomes_a_candidate() -> None:
         ({"outcome": SimpleNamespace(end_reason="success", mixed_adapter=True)}, {}, "adapter changed"),
         ({"problems": ("step 3 has no image",)}, {}, "step 3 has no image"),
         ({"steps": ()}, {}, "no steps"),
+        ({"intervention": "a person drove for part of it"}, {}, "a person drove"),
         ({"outcome": SimpleNamespace(end_reason="cancelled", mixed_adapter=False)}, {}, "cancelled"),
         (
             {"steps": (SimpleNamespace(adapter_id="a", base_hash="b"), SimpleNamespace(adapter_id="c", base_hash="b"))},
@@ -293,3 +297,18 @@ def test_an_undecided_episode_trains_once_a_person_has_decided(tmp_path: Path) -
     add_review(bag, recorded.identity.episode_id, "no", "ana", "it fell beside the plate")
     taken = candidate(recorded, score_episode(recorded))
     assert isinstance(taken, Candidate) and taken.success == 0 and taken.task_hash
+
+
+def test_an_episode_that_a_person_drove_for_a_while_never_trains(tmp_path: Path) -> None:
+    made = make_episode(3, 8)
+    moves = Series(made.tcp.stamps[2:4], np.zeros((2, 7)))
+    bag = write_episode(dataclasses.replace(made, operator=moves), tmp_path / "driven")
+    entry, scored = score_rollout(Rollout("k", str(bag)), None, None)
+    assert isinstance(entry, Excluded) and entry.reason == PERSON_DROVE
+    assert scored["success"] == 1, "it is scored all the same"
+    held = dataclasses.replace(made.gate[5], verdict=GATE_VETOED, check="dead_man")
+    bag = write_episode(dataclasses.replace(made, gate=(*made.gate[:5], held, *made.gate[6:])), tmp_path / "held")
+    entry, _ = score_rollout(Rollout("k", str(bag)), None, None)
+    assert isinstance(entry, Excluded) and "dead-man's button go at step 5" in entry.reason
+    bag = write_episode(made, tmp_path / "free")
+    assert isinstance(score_rollout(Rollout("k", str(bag)), None, None)[0], Candidate)

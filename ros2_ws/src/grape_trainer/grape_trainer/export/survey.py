@@ -55,9 +55,9 @@ class Survey:
 def survey(paths: Iterable[Path], scorer: Scorer | None, progress: Progress) -> Survey:
     """Read every bag at or under ``paths`` without its pictures, and score it; ``scorer`` None: it stays unscored.
 
-    Bags that are damaged, incomplete, without steps of a policy, or that hold an episode a second time are skipped with
-    their reason. Raises ScoreError for a path without a bag, ExportError where no episode is left or where they do not
-    fit into one dataset."""
+    Bags that are damaged, incomplete, without steps of a policy, in which a person interfered, or that hold an episode
+    a second time are skipped with their reason. Raises ScoreError for a path without a bag, ExportError where no
+    episode is left or where they do not fit into one dataset."""
     bags = list(dict.fromkeys(bag.resolve() for path in paths for bag in bags_at(Path(path))))
     found: list[Known] = []
     skipped: list[tuple[Path, str]] = []
@@ -86,6 +86,8 @@ def _known(bag: Path, scorer: Scorer | None) -> Known:
     episode = read_episode(bag, images=False)
     if not episode.steps:
         raise ExportError(f"{bag}: no steps of a policy in it")
+    if episode.intervention:
+        raise ExportError(f"{bag}: {episode.intervention}: what came of it is not the policy's")
     if episode.outcome is None or not episode.complete:
         raise ExportError(f"{bag}: incomplete: {'; '.join(episode.problems[:3])}")
     for name, least in (("control_period", 1e-6), ("temperature", 0.0)):
