@@ -144,7 +144,7 @@ class LabReset:
                 missing[0] = f"the gate is not armed for episode {episode_id}"
             elif self._tcp() is None:
                 missing[0] = f"nothing on {topics.CURRENT_POSE}"
-            elif desk.width is None:
+            elif self._width() is None:
                 missing[0] = f"no {topics.KNUCKLE_JOINT} on {topics.JOINT_STATES}"
             else:
                 return True
@@ -177,9 +177,12 @@ class LabReset:
             raise ResetFailed(f"nobody held the dead-man's switch for {self._settings.confirm_deadline:g} s")
 
     def _tcp(self) -> Pose | None:
-        heard = self._desk.tcp
-        fresh = heard is not None and self._desk.steady() - heard.received < FRESH
-        return heard.pose if heard is not None and fresh else None
+        heard, now = self._desk.tcp, self._desk.steady()
+        return None if heard is None or now - heard.received > FRESH else heard.pose
+
+    def _width(self) -> float | None:
+        heard, now = self._desk.width, self._desk.steady()
+        return None if heard is None or now - heard.received > FRESH else heard.width
 
     def _check_gate(self) -> None:
         """Raises ResetFailed where the gate has stopped."""
@@ -202,7 +205,7 @@ class LabReset:
     def _open_gripper(self, end: float) -> None:
         """Before the arm moves: what it holds is put down where it is, not dropped from above."""
         patience = self._desk.steady() + self._settings.gripper_deadline
-        while (width := self._desk.width or 0.0) < OPENED * topics.GRIPPER_STROKE:
+        while (width := self._width() or 0.0) < OPENED * topics.GRIPPER_STROKE:
             if self._desk.steady() > patience:
                 raise ResetFailed(f"homing given up: the gripper did not open: {width:.3f} m wide")
             self._step(homing.STAY, end)

@@ -60,6 +60,14 @@ class TcpHeard:
 
 
 @dataclass(frozen=True)
+class WidthHeard:
+    """Of the gripper's opening, metres."""
+
+    received: float
+    width: float
+
+
+@dataclass(frozen=True)
 class LiveFrame:
     """A camera image as it came from the wire: not decoded before it is looked at."""
 
@@ -102,7 +110,7 @@ class ResetDesk:
         self.gate: GateHeard | None = None
         self.arm: ArmHeard | None = None
         self.tcp: TcpHeard | None = None
-        self.width: float | None = None
+        self.width: WidthHeard | None = None
         self.frame: LiveFrame | None = None
         self.awaited: Awaited | None = None
         self._answers: dict[int, Answer] = {}

@@ -44,7 +44,7 @@ from grape_episode.ros import (
 from grape_robot.homing import ROTATION, Homing, check_homing
 from grape_robot.lab_reset import LabReset, ResetSettings, Wanted
 from grape_robot.profile import GateProfile, load_profile
-from grape_robot.reset_desk import ArmHeard, GateHeard, LiveFrame, ResetDesk, ResetFailed, TcpHeard
+from grape_robot.reset_desk import ArmHeard, GateHeard, LiveFrame, ResetDesk, ResetFailed, TcpHeard, WidthHeard
 from grape_robot.reset_overlay import blend, difference, labelled
 from grape_robot.state import HOMING
 from grape_robot.state_library import StateLibrary
@@ -167,7 +167,7 @@ class ResetNode(Node):
     def _on_joints(self, message: JointState) -> None:
         knuckle = dict(zip(message.name, message.position, strict=False)).get(topics.KNUCKLE_JOINT)
         if knuckle is not None:
-            self._desk.put(width=topics.gripper_width(knuckle))
+            self._desk.put(width=WidthHeard(self._desk.steady(), topics.gripper_width(knuckle)))
 
     def _on_image(self, data: Any) -> None:
         seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, 4)

@@ -9,7 +9,7 @@ import numpy as np
 from grape_episode import topics
 from grape_episode.geometry import Pose
 from grape_robot.integrate import integrate
-from grape_robot.reset_desk import ArmHeard, GateHeard, LiveFrame, ResetDesk, TcpHeard
+from grape_robot.reset_desk import ArmHeard, GateHeard, LiveFrame, ResetDesk, TcpHeard, WidthHeard
 from grape_robot.state import Mode
 
 SECOND = 1_000_000_000
@@ -61,7 +61,7 @@ class StandInGate:
         if "tcp" not in self.silent:
             desk.tcp = TcpHeard(now, self.pose)
         if "width" not in self.silent:
-            desk.width = self.width
+            desk.width = WidthHeard(now, self.width)
         if "camera" not in self.silent:
             desk.frame = LiveFrame(self.now(), now, b"")
 

@@ -267,6 +267,18 @@ def test_a_gripper_that_does_not_open(lab: Lab) -> None:
     assert all(move[:6] == (0,) * 6 for move in lab.gate.moves)
 
 
+def test_a_gripper_that_is_no_longer_heard_does_not_pass_for_open(lab: Lab) -> None:
+    lab.store()
+    lab.gate.width = topics.GRIPPER_STROKE
+
+    def fall_silent(gate: StandInGate) -> None:
+        gate.silent.add("width")
+        gate.time += 2.0
+
+    lab.gate.on_step = at_step(0, fall_silent)  # type: ignore[assignment]
+    assert lab.fails().startswith("homing given up: the gripper did not open")
+
+
 def test_an_arm_that_does_not_arrive(tmp_path: Path) -> None:
     lab = Lab(tmp_path, homing_deadline=20.0)
     stuck = Pose(START.position, DOWN)

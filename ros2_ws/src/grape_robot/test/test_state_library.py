@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -134,6 +135,12 @@ def test_a_damaged_index_is_named_with_its_field(library: StateLibrary, words: s
     with pytest.raises(StateError):  # nothing is added to what cannot be read
         library.store("carrot", "clean", 8, picture(), "live")
     assert path.read_text() == before
+
+
+def test_writers_at_the_same_time_lose_nothing(library: StateLibrary) -> None:
+    with ThreadPoolExecutor(8) as pool:  # each takes the lock by a file of its own, as processes do
+        stored = list(pool.map(lambda n: library.store("carrot", "clean", n, picture(n), "live"), range(16)))
+    assert library.states("carrot") == tuple(stored)
 
 
 def test_a_writer_killed_at_any_moment_leaves_an_index_that_fits(library: StateLibrary, tmp_path: Path) -> None:
