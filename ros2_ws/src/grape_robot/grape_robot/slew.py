@@ -66,7 +66,7 @@ def advance(profile: GateProfile, point: SetPoint, now: float) -> SetPoint:
     if angle * part > profile.slew_rotation_speed * seconds:
         part = profile.slew_rotation_speed * seconds / angle
     moved = max(now, point.moved)
-    if part >= 1.0:
+    if part >= 1.0 or point.target is point.pose:
         return SetPoint(point.target, point.target, point.arrival, moved)
     place = point.pose.position + part * (point.target.position - point.pose.position)
     return SetPoint(
