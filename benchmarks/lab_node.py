@@ -144,8 +144,8 @@ class Lab:
 
     def close(self) -> None:
         self._executor.shutdown()
-        self.context.try_shutdown()
         self._thread.join(5.0)
+        self.context.try_shutdown()
 
     def controller(self, name: str) -> None:
         """The controller manager knows a controller of this name."""
