@@ -34,8 +34,8 @@ class Arm:
         assert service.wait_for_service(20.0)
         self.client.call(service, SetBool.Request(data=pressed), 20.0, name)
 
-    def becomes(self, mode: int) -> None:
-        wait_for(lambda: self._heard and self._heard[-1] == mode, f"mode {mode}")
+    def becomes(self, mode: int, deadline: float = 20.0) -> None:
+        wait_for(lambda: self._heard and self._heard[-1] == mode, f"mode {mode}", deadline)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,8 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arm]:
     recovery = NodeProcess("grape_robot.recovery_node", domain, folder / "recovery.log", {"deadline": 5.0})
     with sim, recovery, Client(domain, "person") as client:
         arm = Arm(client)
-        arm.becomes(FrankaRobotState.ROBOT_MODE_MOVE)
+        arm.becomes(FrankaRobotState.ROBOT_MODE_MOVE, 90.0)
+        wait_for(lambda: client.node.count_services(topics.RECOVER_ROBOT), "the recovery node", 90.0)
         yield arm
 
 

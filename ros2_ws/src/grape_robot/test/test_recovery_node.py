@@ -123,7 +123,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arm]:
     )
     with process:
         arm = Arm(domain)
-        wait_for(arm.client.service_is_ready, topics.RECOVER_ROBOT)
+        wait_for(arm.client.service_is_ready, topics.RECOVER_ROBOT, 60.0)
         for publisher in (arm._state, arm._gate):
             wait_for(publisher.get_subscription_count, "the recovery node to listen")
         # a request that is sent before the node has discovered its sender is lost
@@ -257,6 +257,6 @@ def test_wrong_parameters_are_one_line(tmp_path: Path) -> None:
         [({"profile": tmp_path / "none.yaml"}, "none.yaml"), ({"hardware": "['']", "controllers": "['']"}, "at least")]
     ):
         with NodeProcess("grape_robot.recovery_node", free_domain(), tmp_path / f"{index}.log", params) as process:
-            assert process.wait(30.0) == 1
+            assert process.wait(60.0) == 1
             (line,) = process.output.splitlines()
             assert line.startswith("grape_recovery: ") and text in line
