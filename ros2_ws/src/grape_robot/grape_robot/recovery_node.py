@@ -182,7 +182,7 @@ class RecoveryNode(Node):
         if answer.ok:
             self._succeed()
         else:
-            self._fail(f"{self._server} refused, it is {answer.state.label or 'in an unknown state'}")
+            self._fail(f"{self._server} refused, the component is {answer.state.label or 'not known to it'}")
 
     def _listed(self, answer: ListControllers.Response) -> None:
         self._succeed({controller.name: controller.state for controller in answer.controller})
