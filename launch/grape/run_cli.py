@@ -20,8 +20,12 @@ def run_command(
     temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
     record: Annotated[bool, typer.Option(help="Record a bag.")] = True,
     demonstration: Annotated[
-        bool, typer.Option("--demonstration", help="A person drives; the policy decides nothing.")
+        bool,
+        typer.Option("--demonstrate", "--demonstration", help="A person drives by teleop; the policy decides nothing."),
     ] = False,
+    steps: Annotated[
+        int, typer.Option(min=0, help="Control periods after which it ends; 0: the policy node's own limit.")
+    ] = 0,
     domain: Annotated[int, typer.Option("--domain", min=0, max=101, help="ROS domain of the nodes.")] = 0,
 ) -> None:
     """Run one episode on the nodes that are up."""
@@ -36,5 +40,6 @@ def run_command(
         "temperature": temperature,
         "record": record,
         "demonstration": demonstration,
+        "step_limit": steps,
     }
     run_once(goal, domain)

@@ -13,6 +13,7 @@ from typing import Any
 from grape import console
 from grape.replay_plan import RESCORED
 from grape.up import Stack, StackConfig, StackError
+from grape_episode.episode import ENDED_BY_OPERATOR
 from grape_reward.tasks import library
 
 EPISODE_SECONDS = 3600.0
@@ -66,11 +67,13 @@ def task_of(instruction: str, task: str, tasks: Path | None = None) -> str:
 def run_once(goal: Mapping[str, Any], domain: int) -> None:
     """One episode on the nodes that are up in ``domain``; ``goal``: fields of RunEpisode.action.
 
-    Raises ServeError where it does not end by itself."""
+    Raises ServeError where it does not end by itself, or, of a demonstration, by the person who drives."""
     from grape.ros import run_episode
 
-    with console.progress("steps") as bar:
-        result = run_episode(domain, goal, lambda step: bar(step + 1, 60, ""), EPISODE_SECONDS)
+    demonstration = bool(goal.get("demonstration"))
+    total = goal.get("step_limit") or (600 if demonstration else 60)
+    with console.progress("control periods") as bar:
+        result = run_episode(domain, goal, lambda step: bar(step + 1, total, ""), EPISODE_SECONDS)
     shown = {-1: "unknown", 0: "no", 1: "yes"}
     rows = [
         ["ended", result.end_reason],
@@ -83,6 +86,8 @@ def run_once(goal: Mapping[str, Any], domain: int) -> None:
         ["bag", result.bag_path or "not recorded"],
     ]
     console.table(result.episode_id, ["", ""], rows)
+    if demonstration and result.detail.startswith(ENDED_BY_OPERATOR):
+        return
     if result.end_reason not in ("success", "step_limit"):
         raise ServeError(f"{result.episode_id}: {result.end_reason}: {result.detail}")
 
