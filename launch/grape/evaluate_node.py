@@ -15,6 +15,7 @@ from typing import Any
 import rclpy
 from grape_interfaces.action import Evaluate, RunEpisode
 from grape_interfaces.msg import GateStatus
+from grape_interfaces.srv import ResetWorld
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.exceptions import ParameterException
@@ -22,7 +23,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
-from grape import safety_plan, safety_report, safety_run
+from grape import safety_plan, safety_run
 from grape.paths import root
 from grape.safety_measures import Measures, measure_bag
 from grape.safety_run import Adapter, Ended, SafetyError, Trial
@@ -41,6 +42,8 @@ ROBOTS = {"sim": "sim", "franka": "real"}
 EXECUTOR_THREADS = 5
 LEAVING_SECONDS = 60.0
 POLL_SECONDS = 0.1
+ANSWER_SECONDS = 5.0
+"""For the gate or the simulated world; both are asked again."""
 RESET_SECONDS = 60.0
 """For the simulated arm's gate to be reset; its cool-down is part of it."""
 
@@ -50,6 +53,7 @@ class RosPort:
 
     def __init__(self, node: EvaluateNode, rig: RosRig, cancelled: Callable[[], bool]) -> None:
         self._node, self._rig, self.cancelled = node, rig, cancelled
+        self._last: Trial | None = None
 
     def serving(self) -> Adapter:
         info = self._rig.serves()
@@ -69,6 +73,7 @@ class RosPort:
             step_limit=trial.step_limit,
             record=record,
         )
+        self._last = trial
         result = None if self.cancelled() else self._rig.episode(goal)
         if result is None:
             return None
@@ -89,12 +94,13 @@ class RosPort:
         return measure_bag(Path(ended.bag))
 
     def clear_gate(self, told: Callable[[str], None]) -> None:
-        """In simulation the gate is reset; beside an arm a person has to look first, and is waited for."""
+        """In simulation the arm is put back to its start, which ends what made the gate stop, and the gate is reset;
+        beside an arm a person does both, and is waited for."""
         end = time.monotonic() + RESET_SECONDS
         simulated = self._node.robot == "sim"
         told("the gate has stopped" + ("" if simulated else ": once a person has reset it, the evaluation goes on"))
         while self._node.gate_stopped() and not self.cancelled():
-            said = self._node.reset_gate() if simulated else ""
+            said = self._node.reset_gate(self._last) if simulated else ""
             if simulated and time.monotonic() > end:
                 raise SafetyError(f"{topics.RESET_GATE}: the gate was not reset within {RESET_SECONDS:g} s: {said}")
             time.sleep(POLL_SECONDS)
@@ -108,6 +114,7 @@ class EvaluateNode(Node):
         self.robot = str(declare(self, "robot", "sim", f"One of {', '.join(ROBOTS)}: which items can be run."))
         self._out = declare(self, "out", str(root() / "runs" / "safety"), "Folder of the runs whose goals name none.")
         self._registry = declare(self, "registry", "", "Folder of the adapter registry, for adapters named by id.")
+        self._profile = declare(self, "profile", "", "File of the gate's limits, which the report names.")
         self._deadline = declare(self, "deadline", 30.0, "Seconds for an answer of the policy node.", (1.0, 3600.0))
         what = "Seconds for a whole episode, with what an operator does before it."
         self._episode_deadline = declare(self, "episode_deadline", 1800.0, what, (1.0, 86400.0))
@@ -119,6 +126,7 @@ class EvaluateNode(Node):
         waiting = ReentrantCallbackGroup()
         self.create_subscription(GateStatus, topics.GATE_STATUS, self._on_gate, EVENT)
         self._reset = self.create_client(Trigger, topics.RESET_GATE, callback_group=waiting)
+        self._world = self.create_client(ResetWorld, topics.RESET_WORLD, callback_group=waiting)
         self._action = ActionServer(
             self,
             Evaluate,
@@ -143,19 +151,25 @@ class EvaluateNode(Node):
         """Whether the gate has latched, as it said last."""
         return self._gate is not None and self._gate.state == GateStatus.STOPPED
 
-    def reset_gate(self) -> str:
-        """Ask the gate to take steps again; what it answers."""
-        answered = threading.Event()
-        future = self._reset.call_async(Trigger.Request())
-        future.add_done_callback(lambda _: answered.set())
-        if not answered.wait(2.0):
+    def reset_gate(self, trial: Trial | None) -> str:
+        """Put the simulated world back to the trial's start and ask the gate to take steps again; what it answers."""
+        if trial is not None:
+            world = ResetWorld.Request(task=trial.task, variant=trial.variant, initial_state=trial.initial_state)
+            self._answer(self._world, world)
+        answer = self._answer(self._reset, Trigger.Request())
+        if answer is None:
             return "no answer"
-        answer = future.result()
-        if answer is not None and answer.success:
-            end = time.monotonic() + 2.0  # its next status says so, ten times a second
-            while self.gate_stopped() and time.monotonic() < end:
-                time.sleep(POLL_SECONDS / 2)
-        return str(answer.message) if answer is not None else "no answer"
+        end = time.monotonic() + 2.0  # its next status says so, ten times a second
+        while answer.success and self.gate_stopped() and time.monotonic() < end:
+            time.sleep(POLL_SECONDS / 2)
+        return str(answer.message)
+
+    def _answer(self, service: Any, request: Any) -> Any:
+        """A service's answer, None where there is none in time."""
+        answered = threading.Event()
+        future = service.call_async(request)
+        future.add_done_callback(lambda _: answered.set())
+        return future.result() if answered.wait(ANSWER_SECONDS) else None
 
     # the action
 
@@ -204,11 +218,15 @@ class EvaluateNode(Node):
             rig.wait_ready()
             info = rig.serves()
             serving = Adapter(str(info.adapter_id), str(info.path))
-            plan = safety_plan.plan(asked, ROBOTS[self.robot], serving, str(info.base_hash), self._registry)
+            plan = safety_plan.plan(
+                asked, ROBOTS[self.robot], serving, str(info.base_hash), self._registry, self._profile
+            )
             folder = safety_plan.folder(request.out, self._out, plan)
             self.get_logger().info(f"suite {plan.suite}: {len(list(safety_run.trials(plan)))} episodes into {folder}")
             port = RosPort(self, rig, cancelled)
             results = safety_run.run(plan, port, folder, told, giving_back.set)
+        from grape import safety_report  # its libraries take seconds to import: not while a goal is waited for
+
         total = len(list(safety_run.trials(plan)))
         summary, report = safety_report.write(folder, plan, results, total)
         if handle.is_cancel_requested:

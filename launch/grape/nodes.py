@@ -111,6 +111,7 @@ def parameters(
         "model": str(model),
         "registry": str(registry or ""),
         "out": str(episodes.parent / "safety"),
+        "profile": str(profile),
         "use_sim_time": False,
     }
     return every

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from queue import Empty, SimpleQueue
@@ -12,6 +13,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from action_msgs.msg import GoalInfo
+from action_msgs.srv import CancelGoal
 from grape_interfaces.action import Evaluate, RunEpisode
 from grape_interfaces.msg import EpisodeScore, PolicyStep
 from grape_interfaces.srv import ConfirmReset, LoadAdapter
@@ -22,6 +25,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_srvs.srv import Trigger
+from unique_identifier_msgs.msg import UUID
 
 from grape.gaps import Tick
 from grape_episode import topics
@@ -71,10 +75,6 @@ class Client:
             return ask(self._executor, send).result(seconds)
         except TimeoutError:
             raise NoAnswerError(f"{what}: no answer in ROS domain {self.domain} within {seconds:g} s") from None
-
-    def start(self, send: Callable[[], Any]) -> Future[Any]:
-        """What completes with the answer to what ``send`` sends."""
-        return ask(self._executor, send)
 
     def call(self, service: Any, request: Any, seconds: float, what: str) -> Any:
         """The answer of a service that may be asked twice: one that is sent before its server has discovered this
@@ -145,6 +145,18 @@ def run_episode(
             raise
 
 
+def _await_both_ways(client: Client, action: str) -> None:
+    """Until an action server has discovered this client: the answer to a goal sent before is lost, and a goal, other
+    than the cancelling of one that nobody knows, cannot be sent twice. Raises NoAnswerError."""
+    name = f"{action}/_action/cancel_goal"
+    service = client.node.create_client(CancelGoal, name)
+    try:
+        unknown = CancelGoal.Request(goal_info=GoalInfo(goal_id=UUID(uuid=list(uuid.uuid4().bytes))))
+        client.call(service, unknown, 30.0, name)
+    finally:
+        client.node.destroy_client(service)
+
+
 def evaluate(
     domain: int, goal: Mapping[str, Any], told: Callable[[int, int, str], None], check: Callable[[], None]
 ) -> Evaluate.Result:
@@ -157,6 +169,7 @@ def evaluate(
         action = ActionClient(client.node, Evaluate, topics.EVALUATE)
         if not action.wait_for_server(15.0):
             raise NoAnswerError(f"{topics.EVALUATE}: nobody evaluates in ROS domain {domain}: is grape_evaluate up?")
+        _await_both_ways(client, topics.EVALUATE)
         request = Evaluate.Goal(**goal)
 
         def heard(said: Any) -> None:
@@ -165,7 +178,7 @@ def evaluate(
         handle = client.ask(lambda: action.send_goal_async(request, heard), 15.0, topics.EVALUATE)
         if not handle.accepted:
             raise NoAnswerError(f"{topics.EVALUATE}: refused: another evaluation runs in ROS domain {domain}")
-        ended = client.start(handle.get_result_async)
+        ended = client.send(handle.get_result_async)
         try:
             while not ended.done():
                 check()

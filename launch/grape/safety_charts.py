@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from grape.charts import INK, REJECTED, as_svg, canvas
+from grape.charts import INK, as_svg, canvas
 
 COLOURS = ("#2a6fbb", "#c77d1e", "#1b7f5c", "#7a4fa3", "#8795a1")
+DOT: dict[str, Any] = {"s": 14, "linewidths": 0}
+CROSS: dict[str, Any] = {"s": 22, "marker": "x", "linewidths": 1.4}
 
 
-def shares(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequence[str], titles: Sequence[str]) -> str:
-    """A group of bars for each figure in ``names`` (shown as ``titles``), a bar for each policy, with 95 % whiskers.
+def shares(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequence[str]) -> str:
+    """A group of bars for each figure in ``names``, a bar for each policy, with 95 % whiskers.
 
     ``figures``: as in the summary; a share that nobody knows has no bar."""
     figure, plot = canvas(7.2, 3.2)
@@ -36,7 +38,7 @@ def shares(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequen
             capsize=3,
             ecolor=INK,
         )
-    plot.set_xticks(place, [title.replace(" ", "\n", 1) for title in titles], fontsize=8)
+    plot.set_xticks(place, [name.replace("_", "\n", 1) for name in names], fontsize=8)
     plot.set_ylabel("episodes, %")
     plot.set_ylim(0, 100)
     plot.legend(frameon=False)
@@ -46,7 +48,7 @@ def shares(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequen
 def episodes(
     rows: Mapping[str, Mapping[str, Sequence[float]]], label: str, marked: Mapping[str, Mapping[str, Sequence[bool]]]
 ) -> str:
-    """A dot an episode: ``rows`` {item: {policy: values}}, in the unit of ``label``; ``marked`` ones are red."""
+    """A dot an episode: ``rows`` {item: {policy: values}}, in the unit of ``label``; a cross where ``marked``."""
     figure, plot = canvas(7.2, 3.4)
     policies = list(dict.fromkeys(policy for sides in rows.values() for policy in sides))
     width = 0.8 / max(1, len(policies))
@@ -56,10 +58,10 @@ def episodes(
             values = np.asarray(sides.get(policy, ()), np.float64)
             spread = np.linspace(-0.3, 0.3, len(values)) * width if len(values) > 1 else np.zeros(len(values))
             bad = np.asarray(marked.get(item, {}).get(policy, [False] * len(values)), bool)
-            for chosen, colour in ((~bad, _colour(number)), (bad, REJECTED)):
-                plot.scatter(place + shift + spread[chosen], values[chosen], s=14, color=colour, linewidths=0)
-        plot.scatter([], [], s=14, color=_colour(number), label=policy)
-    plot.scatter([], [], s=14, color=REJECTED, label="collision")
+            for chosen, look in ((~bad, DOT), (bad, CROSS)):
+                plot.scatter(place + shift + spread[chosen], values[chosen], color=_colour(number), **look)
+        plot.scatter([], [], color=_colour(number), label=policy, **DOT)
+    plot.scatter([], [], color=INK, label="collision", **CROSS)
     plot.set_xticks(range(len(rows)), [item.replace("_", "\n", 1) for item in rows], fontsize=7)
     plot.set_ylabel(label)
     plot.set_ylim(bottom=0)

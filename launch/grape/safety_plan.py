@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from grape.safety_run import Adapter, Plan, Policy, SafetyError
 from grape.suites import limited, load_suite, select
 from grape_trainer.errors import TrainerError
 from grape_trainer.files import read_json
-from grape_trainer.registry import Registry
 
 BASE = ("base", "none")
 """Names of the base model alone."""
@@ -33,8 +33,9 @@ class Asked:
     record: bool = True
 
 
-def plan(asked: Asked, tag: str, serving: Adapter, base_hash: str, registry: str = "") -> Plan:
-    """What is run before a robot of this ``tag``. ``registry``: folder, for adapters named by their id.
+def plan(asked: Asked, tag: str, serving: Adapter, base_hash: str, registry: str = "", profile: str = "") -> Plan:
+    """What is run before a robot of this ``tag``. ``registry``: folder, for adapters named by their id; ``profile``:
+    file of the gate's limits, empty where it is not known.
 
     Raises SuiteError or SafetyError naming what is wrong."""
     suite = load_suite(asked.suite or "safety")
@@ -51,7 +52,19 @@ def plan(asked: Asked, tag: str, serving: Adapter, base_hash: str, registry: str
         temperature=asked.temperature,
         base_hash=base_hash,
         record=asked.record,
+        profile=limits(profile),
     )
+
+
+def limits(profile: str) -> str:
+    """A gate profile's name and the beginning of its sha256. Raises SafetyError naming a file that cannot be read."""
+    if not profile:
+        return ""
+    path = Path(profile).expanduser()
+    try:
+        return f"{path.stem.removeprefix('gate_')} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+    except OSError as error:
+        raise SafetyError(f"{path}: {error.strerror}") from None
 
 
 def policies(adapters: Sequence[str], serving: Adapter, registry: str = "") -> tuple[Policy, ...]:
@@ -72,6 +85,8 @@ def _policy(name: str, registry: str) -> Policy:
     folder = Path(name).expanduser()
     try:
         if not folder.is_dir() and registry:
+            from grape_trainer.registry import Registry  # it brings torch, which a run without ids needs not
+
             folder = Registry(Path(registry).expanduser()).path(name)
         adapter_id = str(read_json(folder / "manifest.json").get("adapter_id", ""))
     except TrainerError as error:

@@ -113,12 +113,11 @@ def _charts(
     told: Mapping[str, Any], plan: Plan, results: Sequence[TrialResult], by_name: Mapping[str, Figure]
 ) -> list[Chart]:
     known = [name for name in SHARES if name not in told["unknown"]]
-    titles = [by_name[name].title for name in known]
     found = [
         Chart(
             "Shares of episodes",
             "Whiskers: 95 % intervals (Wilson).",
-            safety_charts.shares(told["figures"], known, titles),
+            safety_charts.shares(told["figures"], known),
         )
     ]
     if any(told["vetoes_by_check"].values()):
@@ -131,7 +130,7 @@ def _charts(
     ):
         rows, marked = _dots(by_name[name], plan, results, scale)
         if rows:
-            caption = "A dot an episode, a column an item; red where the world saw a collision."
+            caption = "A mark an episode, a column an item; a cross where the world saw a collision."
             found.append(Chart(title, caption, safety_charts.episodes(rows, label, marked)))
     return found
 
@@ -169,6 +168,7 @@ def _facts(told: Mapping[str, Any], plan: Plan) -> dict[str, object]:
     return {
         "suite": f"{plan.suite} ({plan.suite_hash[:12]})",
         "base model": plan.base_hash[:12],
+        "gate's profile": plan.profile or UNKNOWN,
         "policies": "; ".join(f"{p.name}: {p.path or 'the base model alone'}" for p in plan.policies),
         "initial states": f"{len(states)} an item; the first item's: {states[0]} to {states[-1]}",
         "seed and temperature": f"{plan.seed}, {plan.temperature:g}",

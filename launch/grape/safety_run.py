@@ -97,7 +97,8 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run. ``suite_hash``: of the whole suite; ``record``: without bags only what RunEpisode says is known."""
+    """What is run. ``suite_hash``: of the whole suite; ``record``: without bags only what RunEpisode says is known;
+    ``profile``: the gate's limits by name and hash, empty where nobody told them."""
 
     suite: str
     suite_hash: str
@@ -108,6 +109,7 @@ class Plan:
     temperature: float
     base_hash: str
     record: bool = True
+    profile: str = ""
 
 
 class Port(Protocol):
@@ -232,6 +234,7 @@ def _own(plan: Plan, folder: Path, serving: Adapter) -> Adapter:
         "suite_hash": plan.suite_hash,
         "robot": plan.robot,
         "base_hash": plan.base_hash,
+        "profile": plan.profile,
         "policies": [asdict(policy) for policy in plan.policies],
     }
     mark, before = folder / PLAN, serving

@@ -150,7 +150,7 @@ def test_the_worst_are_collisions_by_force_then_stops_then_the_closest():
 
 
 KEYS = {
-    *("format", "suite", "suite_hash", "robot", "base_hash", "seed", "temperature", "episodes", "complete"),
+    *("format", "suite", "suite_hash", "robot", "base_hash", "profile", "seed", "temperature", "episodes", "complete"),
     *("items", "policies", "figures", "by_item", "vetoes_by_check", "extremes", "end_reasons", "differences"),
     *("unknown", "worst"),
 }

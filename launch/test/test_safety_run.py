@@ -164,6 +164,7 @@ def test_more_states_or_policies_of_the_same_kind_go_on_or_are_refused(tmp_path:
         replace(plan_of(A, B), suite_hash="x"),
         replace(plan_of(A, B), base_hash="x"),
         replace(plan_of(A, B), robot="real"),
+        replace(plan_of(A, B), profile="other 1"),
     ):
         with pytest.raises(SafetyError, match=r"evaluation.json: \w+ is another evaluation's"):
             evaluate(other, Desk(), tmp_path)
