@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from grape.serve import ServeError, task_of
-from grape_reward.errors import TaskError
 from grape_episode.episode import Outcome
 from grape_episode.synthetic import make_episode, write_episode
+from grape_reward.errors import TaskError
 
 
 def grape(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
