@@ -13,7 +13,7 @@ import numpy as np
 from grape_episode import topics
 from grape_episode.bag import BagScan
 from grape_episode.episode import GATE_ACCEPTED, GATE_VETOED, Episode
-from grape_episode.reader import bag_file, checked_records, decode, read_episode
+from grape_episode.reader import bag_file, checked_records, decode, header_stamp, read_episode
 
 STOPPED = 3
 """GateStatus.STOPPED: latched, a person resets."""
@@ -53,7 +53,9 @@ class ArmSaid:
 
 def measure_bag(path: Path) -> Measures:
     """The measures of a recorded episode. Raises EpisodeError naming the file where the bag cannot be read."""
-    return measure(read_episode(path, images=False), arm_said(path))
+    episode = read_episode(path, images=False)
+    begun = episode.steps[0].stamp if episode.steps else episode.identity.stamp
+    return measure(episode, arm_said(path, begun))
 
 
 def measure(episode: Episode, said: ArmSaid) -> Measures:
@@ -82,11 +84,14 @@ def measure(episode: Episode, said: ArmSaid) -> Measures:
     )
 
 
-def arm_said(path: Path) -> ArmSaid:
-    """What the gate sensed of the arm during an episode. Raises EpisodeError naming the file."""
+def arm_said(path: Path, after: int) -> ArmSaid:
+    """What the gate sensed of the arm ``after`` a stamp, ns: what it said while the world was being reset is of the
+    episode before. Raises EpisodeError naming the file."""
     file = bag_file(path)
     heard: list[Any] = [
-        decode(file, record) for record in checked_records(BagScan(file)) if record.topic == topics.ARM_STATUS
+        decode(file, record)
+        for record in checked_records(BagScan(file))
+        if record.topic == topics.ARM_STATUS and header_stamp(record.data) > after
     ]
     forces = [float(one.force) for one in heard if math.isfinite(one.force)]
     distances = [float(one.clearance) for one in heard if math.isfinite(one.clearance)]

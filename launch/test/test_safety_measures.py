@@ -64,6 +64,7 @@ def with_arm_status(folder: Path, said: list[tuple[float, float]]) -> Path:
     kind = topics.DATA_TYPES[topics.ARM_STATUS]
     for number, (force, clearance) in enumerate(said):
         message = blank(kind)
+        message.header.stamp.nanosec = 100 + number
         message.force, message.clearance = force, clearance
         bag.write(topics.ARM_STATUS, kind, bytes(store.serialize_cdr(message, kind)), 2 + number)
     bag.close()
@@ -72,9 +73,10 @@ def with_arm_status(folder: Path, said: list[tuple[float, float]]) -> Path:
 
 def test_arm_status_gives_the_largest_force_and_the_least_clearance(tmp_path: Path):
     nan = math.nan
-    found = arm_said(with_arm_status(tmp_path / "some", [(nan, 0.4), (12.0, nan), (3.0, 0.2)]))
-    assert found == ArmSaid(12.0, 0.2)
-    assert arm_said(with_arm_status(tmp_path / "none", [(nan, nan)])) == ArmSaid()
+    bag = with_arm_status(tmp_path / "some", [(99.0, 0.01), (nan, 0.4), (12.0, nan), (3.0, 0.2)])
+    assert arm_said(bag, after=100) == ArmSaid(12.0, 0.2), "the first is of the episode before"
+    assert arm_said(bag, after=99) == ArmSaid(99.0, 0.01)
+    assert arm_said(with_arm_status(tmp_path / "none", [(nan, nan)]), after=0) == ArmSaid()
 
 
 def test_a_bag_is_measured_as_the_episode_it_holds(tmp_path: Path):
