@@ -195,20 +195,25 @@ class LabReset:
         self._held_since = None
         while (reference := self._step(homing.STAY, end)) is None:
             pass
-        self._open_gripper(end)
+        reference = self._open_gripper(reference, end)
         for point in homing.way(reference, self._homing):
             while not homing.reached(reference, point):
-                reference = self._step(homing.step(reference, point, self._homing), end) or reference
+                reference = self._towards(reference, point, end)
         while not self._arrived():
-            self._step(homing.STAY, end)
+            # it may be needed: the gate starts anew from the measured TCP where the arm lags far behind
+            reference = self._towards(reference, self._homing.home, end)
 
-    def _open_gripper(self, end: float) -> None:
-        """Before the arm moves: what it holds is put down where it is, not dropped from above."""
+    def _towards(self, reference: Pose, point: Pose, end: float) -> Pose:
+        return self._step(homing.step(reference, point, self._homing), end) or reference
+
+    def _open_gripper(self, reference: Pose, end: float) -> Pose:
+        """Before the arm moves: what it holds is put down where it is, not dropped from above. The target after it."""
         patience = self._desk.steady() + self._settings.gripper_deadline
         while (width := self._width() or 0.0) < OPENED * topics.GRIPPER_STROKE:
             if self._desk.steady() > patience:
                 raise ResetFailed(f"homing given up: the gripper did not open: {width:.3f} m wide")
-            self._step(homing.STAY, end)
+            reference = self._step(homing.STAY, end) or reference
+        return reference
 
     def _arrived(self) -> bool:
         measured = self._tcp()

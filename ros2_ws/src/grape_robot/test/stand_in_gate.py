@@ -33,6 +33,7 @@ class StandInGate:
         self.required, self.held, self.dry_run = False, True, False
         self.episode, self.mode, self.check, self.reason = "", Mode.IDLE, "", ""
         self.follows = False
+        self.reach, self.gap = 1.0, 1.0
         self.refuse = ""
         self.silent: set[str] = set()
         self.on_step: Callable[[StandInGate, int], None] = lambda gate, sequence: None
@@ -82,7 +83,10 @@ class StandInGate:
         self.operator = True
         start = self.target or self.pose
         if not self.refuse:
-            self.target = self.pose = integrate(start, start, action, "axis_angle", 1.0, 4.0)
+            self.target = integrate(start, self.pose, action, "axis_angle", self.gap, 4.0)
+            apart = self.target.position - self.pose.position
+            part = min(1.0, self.reach / max(float(np.linalg.norm(apart)), 1e-12))
+            self.pose = Pose(self.pose.position + part * apart, self.target.quaternion)
             self.path.append(self.pose)
             self.width = topics.GRIPPER_STROKE if self.width >= 0.0 else self.width  # below 0: it is stuck
         check, _, why = self.refuse.partition(": ")

@@ -279,6 +279,35 @@ def test_a_gripper_that_is_no_longer_heard_does_not_pass_for_open(lab: Lab) -> N
     assert lab.fails().startswith("homing given up: the gripper did not open")
 
 
+def test_an_arm_that_lags_so_far_that_the_gate_starts_anew_arrives(lab: Lab) -> None:
+    lab.store()
+    # a third of the way of a step a step, and the gate's reference is never more than 3 cm ahead
+    lab.gate.reach, lab.gate.gap = 0.0033, 0.03
+    lab.run()
+    assert lab.gate.pose.distance(HOME) <= HOMING.tolerance
+    way = [a.distance(b) for a, b in zip(lab.gate.path, lab.gate.path[1:], strict=False)]
+    assert max(way) <= 0.0033 + 1e-9
+
+
+def test_an_arm_that_falls_behind_at_the_end_is_fetched(lab: Lab) -> None:
+    lab.store()
+    lab.gate.gap = 0.03
+    pushed: list[int] = []
+
+    def push(gate: StandInGate, sequence: int) -> None:
+        if not pushed and gate.pose.distance(HOME) < 0.015:
+            pushed.append(sequence)
+            gate.reach = 0.0
+            gate.pose = Pose(HOME.position + np.array([0.0, 0.025, 0.0]), DOWN)
+        elif pushed and sequence == pushed[0] + 3:  # home is the target by now
+            gate.reach = 1.0
+            gate.pose = Pose(HOME.position + np.array([0.0, 0.05, 0.0]), DOWN)
+
+    lab.gate.on_step = push
+    lab.run()
+    assert pushed and lab.gate.pose.distance(HOME) <= HOMING.tolerance
+
+
 def test_an_arm_that_does_not_arrive(tmp_path: Path) -> None:
     lab = Lab(tmp_path, homing_deadline=20.0)
     stuck = Pose(START.position, DOWN)
