@@ -92,6 +92,8 @@ class Checker:
         self.setpoint: Array | None = None
         self.resting = True
         """Nothing has been told since an episode or a drive began."""
+        self.begins: Array | None = None
+        """The arm's place when a drive began, where the set point may go on from it."""
         self.told_at = -math.inf
         self.last_step = -math.inf
         self.beat = -math.inf
@@ -162,15 +164,18 @@ class Checker:
         start = measured if self.reference is None or self._apart(self.reference, measured) else self.reference
         if self.resting:
             # a drive begins where the last one ended, or at the arm where that has been moved since
-            at_arm = self.setpoint is None or self._apart(self.setpoint, measured)
-            self.setpoint, self.resting = measured if at_arm else self.setpoint, False
+            if self.setpoint is None:
+                self.setpoint = measured
+            elif self._apart(self.setpoint, measured):
+                self.begins = measured
+            self.resting = False
         wrong = self._motion(ask, facts, start, target, period)
         self.reference = self.target = target
         return wrong
 
     def handed_back(self) -> None:
         """The gate says that the policy may drive again."""
-        self.driver, self.reference, self.target = "policy", None, None
+        self.driver, self.reference, self.target, self.resting = "policy", None, None, True
 
     def refused(self, ask: Ask, facts: Facts, check: str) -> None:
         """A step that was refused although it was proper counts: an operator's takes over, and a policy's that was
@@ -193,6 +198,10 @@ class Checker:
     def told(self, setpoint: Array, facts: Facts) -> list[str]:
         """The set point (7,) that goes to the controller at ``facts.now``."""
         before, self.setpoint = self.setpoint, setpoint.copy()
+        if self.begins is not None and not self.stopped:
+            if before is not None and _gap(setpoint, self.begins) < _gap(setpoint, before):
+                before = self.begins
+            self.begins = None
         since, self.told_at = facts.now - self.told_at, facts.now
         wrong = []
         if not (np.isfinite(setpoint).all() and abs(np.linalg.norm(setpoint[3:]) - 1.0) < 1e-3):
