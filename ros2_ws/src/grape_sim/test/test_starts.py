@@ -52,6 +52,6 @@ def test_the_arm_starts_there_at_rest_and_touches_nothing(world: World, variant:
 
 
 def test_the_old_variants_keep_their_places_in_the_seed() -> None:
-    assert VARIANTS[:3] == ("clean", "distractors", "obstacle")
+    assert VARIANTS[:6] == ("clean", "distractors", "obstacle", "near_limit", "near_edge", "moving_hand")
     scene = make_scene("carrot_on_plate", "obstacle", 7)
     assert (scene.object.x, scene.target.y) == pytest.approx(SCENE_7), "the scenes of old bags"
