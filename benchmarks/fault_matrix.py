@@ -45,7 +45,7 @@ def measure(rig: Rig, name: str, slack: float) -> dict[str, Any]:
         begin(rig)
         found: Found = ROWS[name](rig)
         seen, seconds, bound, problem = found.seen, found.seconds, found.bound, found.problem
-    except AssertionError as error:  # a wait in vain
+    except (AssertionError, RuntimeError) as error:  # a wait in vain, or a process that has ended
         problem = str(error)
     return {
         "fault": name,

@@ -168,8 +168,10 @@ class Rig:
         """Until the gate is idle: a stop cools down first."""
 
         def idle() -> bool:
-            state = self.lab.seen.gate[-1][1].state
-            return state != STOPPED or (self.lab.reset_gate().success and False)
+            stopped = self.lab.seen.gate[-1][1].state == STOPPED
+            if stopped:
+                self.lab.reset_gate()
+            return not stopped
 
         wait_for(idle, "the gate's reset", 15.0, poll=0.2)
 

@@ -11,14 +11,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fault_rig import HOLD, PERIOD, Rig
+from fault_rig import ACCEPTED, ACTIVE, HOLD, PERIOD, Rig
 from lab_node import second_commander, second_policy
 
 from grape_episode.testing import wait_for
 
 PATIENCE = 3.0
 """Seconds that a row waits for the gate's word: more than any bound."""
-HOLDS = "gate_fault"
+STOPPED_EPISODE = "gate_fault"
+"""How an episode ends when the gate has stopped."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def policy_hung(rig: Rig) -> Found:
     found = _fault(rig, lambda: rig.signal("policy", signal.SIGSTOP), _no_step(rig))
     rig.signal("policy", signal.SIGCONT)
     outcome = rig.outcome()
-    problem = found.problem or ("" if outcome.startswith(HOLDS) else f"the episode ended with {outcome}")
+    problem = found.problem or ("" if outcome.startswith(STOPPED_EPISODE) else f"the episode ended with {outcome}")
     return Found(f"{found.seen}; woken again, the episode ends: {outcome}", found.seconds, found.bound, problem)
 
 
@@ -86,7 +87,7 @@ def gate_killed(rig: Rig) -> Found:
     ended = rig.lab.seen.outcomes[-1][0] - since
     rig.stop("gate")
     tick = 1.0 / float(rig.profile["slew_rate"])
-    problem = "" if outcome.startswith(HOLDS) else f"the episode ended with {outcome}"
+    problem = "" if outcome.startswith(STOPPED_EPISODE) else f"the episode ended with {outcome}"
     if ended > 1.5:
         problem = problem or f"the policy went on for {ended:.2f} s"
     return Found(f"set point at rest; after {ended:.2f} s {outcome}", at_rest, tick, problem)
@@ -117,51 +118,48 @@ def robot_state_silent(rig: Rig) -> Found:
 def second_publisher(rig: Rig) -> Found:
     """Another node begins to publish steps: the gate looks at the graph every half second."""
     with second_policy(rig.domain):
-        return _fault(rig, lambda: None, 1.0, "foreign", HOLDS)
+        return _fault(rig, lambda: None, 1.0, "foreign", STOPPED_EPISODE)
 
 
 def second_commander_of_the_arm(rig: Rig) -> Found:
     with second_commander(rig.domain):
-        return _fault(rig, lambda: None, 1.0, "foreign", HOLDS)
+        return _fault(rig, lambda: None, 1.0, "foreign", STOPPED_EPISODE)
 
 
 def gripper_server_absent(rig: Rig) -> Found:
-    """Counted from the first step after the server has left that changes the gripper."""
-    rig.lab.run_in_node(rig.lab.drop_gripper)
+    """Counted from the arrival of the first step after the server has left that changes the gripper: the gate judges
+    none after it."""
+    lab = rig.lab
+    lab.run_in_node(lab.drop_gripper)
     try:
-        since = time.monotonic()
-        _, status = rig.held(since, 30.0)
-        asked = max((when for when, _ in rig.lab.seen.steps), default=since)
-        # the steps that came while the gate waited for the gripper are still in its queue: the one it waits for is the
-        # first after the last one that it has judged
-        judged = [m.step for _, m in list(rig.lab.seen.gate) if m.verdict]
-        waiting = [when for when, m in rig.lab.seen.steps if m.step > max(judged, default=-1)]
-        asked = waiting[0] if waiting else asked
-        seconds = rig.held(since, 1.0)[0] + since - asked
+        gone = time.monotonic()
+        seconds, status = rig.held(gone, 30.0)
+        last = max((m.step for _, m in lab.seen.gate if m.verdict == ACCEPTED), default=-1)
+        asked = next((when for when, m in lab.seen.steps if m.step > last), gone)
         at_rest = rig.at_rest(asked)
         outcome = rig.outcome()
     finally:
-        rig.lab.run_in_node(rig.lab.serve_gripper)
+        lab.run_in_node(lab.serve_gripper)
     seen = f"{status.check}: {status.reason}; episode: {outcome}"
-    problem = "" if outcome.startswith(HOLDS) else f"the episode ended with {outcome}"
-    return Found(seen, max(seconds, at_rest), float(rig.profile["gripper_deadline"]), problem)
+    problem = "" if outcome.startswith(STOPPED_EPISODE) else f"the episode ended with {outcome}"
+    return Found(seen, max(gone + seconds - asked, at_rest), float(rig.profile["gripper_deadline"]), problem)
 
 
 def controller_deactivated(rig: Rig) -> Found:
     bound = float(rig.profile["controller_timeout"])
-    return _fault(rig, _break(rig, controller="inactive"), bound, "controller", HOLDS)
+    return _fault(rig, _break(rig, controller="inactive"), bound, "controller", STOPPED_EPISODE)
 
 
 def user_stop(rig: Rig) -> Found:
-    return _fault(rig, _break(rig, mode=5), 0.1, "robot_mode", HOLDS)
+    return _fault(rig, _break(rig, mode=5), 0.1, "robot_mode", STOPPED_EPISODE)
 
 
 def reflex(rig: Rig) -> Found:
-    return _fault(rig, _break(rig, mode=4), 0.1, "robot_mode", HOLDS)
+    return _fault(rig, _break(rig, mode=4), 0.1, "robot_mode", STOPPED_EPISODE)
 
 
 def wrench_above_limit(rig: Rig) -> Found:
-    return _fault(rig, _break(rig, force=float(rig.profile["max_force"]) + 1.0), 0.1, "wrench", HOLDS)
+    return _fault(rig, _break(rig, force=float(rig.profile["max_force"]) + 1.0), 0.1, "wrench", STOPPED_EPISODE)
 
 
 def joy_lost(rig: Rig) -> Found:
@@ -173,14 +171,15 @@ def dead_man_released(rig: Rig) -> Found:
 
 
 def trainer_out_of_memory(rig: Rig) -> Found:
-    """A training process loses the memory that it would need; the policy goes on."""
-    folder = rig.folder / "training"
-    command = [sys.executable, str(Path(__file__).with_name("starved_training.py")), str(rig.model), str(folder)]
-    training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """A training process may not have the memory that it asks for; the policy goes on."""
+    command = [sys.executable, str(Path(__file__).with_name("starved_training.py"))]
+    command += [str(rig.model), str(rig.folder / "training")]
+    training = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert training.stdout is not None
         pid = int(training.stdout.readline())
-        steps, since = len(rig.lab.seen.steps), time.monotonic()
+        rig.episode()  # the one before has seen the training start, which takes all the cores
+        since, steps = time.monotonic(), len(rig.lab.seen.steps)
         used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * resource.getpagesize()
         resource.prlimit(pid, resource.RLIMIT_AS, (used, used))
         said = training.communicate(timeout=60.0)[0].strip()
@@ -188,30 +187,31 @@ def trainer_out_of_memory(rig: Rig) -> Found:
     finally:
         training.kill()
         training.wait()
+    problem = "" if "training ended with status" in said else f"the loop was told {said!r}"
+    return _goes_on(rig, since, steps, said.split(" (see ")[0], seconds, 10.0, problem)
+
+
+def _goes_on(rig: Rig, since: float, steps: int, seen: str, seconds: float, bound: float, problem: str) -> Found:
+    """What does not concern the arm: the policy makes further steps, and the gate neither holds nor stops."""
     wait_for(lambda: len(rig.lab.seen.steps) > steps + 5, "further steps")
-    stopped = [m.reason for when, m in rig.lab.seen.gate if when > since and m.state != 1]
-    problem = "" if "memory" in said.lower() and "status" in said else f"the loop was told {said!r}"
-    problem = problem or (f"the gate left ACTIVE: {stopped[0]}" if stopped else "")
-    made = len(rig.lab.seen.steps) - steps
-    return Found(f"{said}; the policy made {made} further steps, the gate stayed ACTIVE", seconds, 10.0, problem)
+    left = [m.reason for when, m in list(rig.lab.seen.gate) if when > since and m.state != ACTIVE]
+    problem = problem or (f"the gate left ACTIVE: {left[0]}" if left else "")
+    return Found(f"{seen}; the policy goes on, the gate stays ACTIVE", seconds, bound, problem)
 
 
 def disk_full(rig: Rig) -> Found:
     """The recorder's files may not grow any more; the policy goes on, the record says that it is cut short."""
     size = sum(file.stat().st_size for file in (rig.bags / rig.newest_episode()).iterdir())
-    since = time.monotonic()
-    soft = size + 20_000
-    resource.prlimit(rig.pid("recorder"), resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
-    wait_for(lambda: rig.lab.seen.records, "the record's end", 20.0)
+    since, free = time.monotonic(), resource.RLIM_INFINITY
+    resource.prlimit(rig.pid("recorder"), resource.RLIMIT_FSIZE, (size + 20_000, free))
+    try:
+        wait_for(lambda: rig.lab.seen.records, "the end of the record", 20.0)
+    finally:
+        resource.prlimit(rig.pid("recorder"), resource.RLIMIT_FSIZE, (free, free))
     seconds, record = time.monotonic() - since, rig.lab.seen.records[-1]
-    steps = len(rig.lab.seen.steps)
-    wait_for(lambda: len(rig.lab.seen.steps) > steps + 5, "further steps")
-    resource.prlimit(rig.pid("recorder"), resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-    stopped = [m.reason for when, m in rig.lab.seen.gate if when > since and m.state != 1]
     problem = "the record calls itself complete" if record.complete else ""
-    problem = problem or (f"the gate left ACTIVE: {stopped[0]}" if stopped else "")
-    seen = f"record closed: {'; '.join(record.problems)}; the policy went on"
-    return Found(seen, seconds, 5.0, problem)
+    seen = f"record closed: {'; '.join(record.problems)}"
+    return _goes_on(rig, since, len(rig.lab.seen.steps), seen, seconds, 5.0, problem)
 
 
 ROWS: dict[str, Callable[[Rig], Found]] = {
