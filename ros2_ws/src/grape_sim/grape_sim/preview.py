@@ -20,7 +20,7 @@ from grape_sim.unseen import KINDS
 from grape_sim.world import World, WorldConfig
 
 TILE = 360
-_BAR = 30
+_BAR, _LINE = 30, 17
 _MARGIN = 6
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _PAPER = (250, 250, 250)
@@ -28,12 +28,13 @@ _INK = (30, 30, 30)
 
 
 def tile(image: NDArray[np.uint8], text: str) -> NDArray[np.uint8]:
-    """The image with a line of text above it; a line too long for it is written smaller."""
-    bar = np.full((_BAR, image.shape[1], 3), _PAPER, np.uint8)
-    scale = 0.5
-    width = cv2.getTextSize(text, _FONT, scale, 1)[0][0]
-    scale *= min(1.0, (image.shape[1] - 8) / width)
-    cv2.putText(bar, text, (4, 20), _FONT, scale, _INK, 1, cv2.LINE_AA)
+    """The image with the lines of a text above it; a line too long for it is written smaller."""
+    lines = text.split("\n")
+    bar = np.full((_BAR + _LINE * (len(lines) - 1), image.shape[1], 3), _PAPER, np.uint8)
+    for number, line in enumerate(lines):
+        width = cv2.getTextSize(line, _FONT, 0.5, 1)[0][0]
+        scale = 0.5 * min(1.0, (image.shape[1] - 8) / max(width, 1))
+        cv2.putText(bar, line, (4, 20 + _LINE * number), _FONT, scale, _INK, 1, cv2.LINE_AA)
     return np.concatenate([bar, image])
 
 
@@ -101,19 +102,19 @@ def _unseen_rows(world: World, size: int, initial_state: int) -> Iterator[list[N
         tiles = []
         for column in range(len(kinds)):
             world.reset(tasks[(row + column) % len(tasks)], variant, initial_state + column)
-            told = f"{world.scene.instruction} [{variant}: {world.scene.kind}]"
+            told = f"{variant}: {world.scene.kind}\n{world.scene.instruction}"
             tiles.append(tile(world.render(size, size, shadows=True), told))
         yield tiles
     tiles = []
     for task in ACTION_TASKS:
         observation = world.reset(task, "clean", initial_state)
-        tiles.append(tile(world.render(size, size, shadows=True), f"{world.scene.instruction} [action]"))
+        tiles.append(tile(world.render(size, size, shadows=True), f"action\n{world.scene.instruction}"))
         expert, reference = Expert(world), observation.tcp
         while not observation.status.success:
             action = expert.action(observation)
             reference = integrate(reference, observation.tcp, action)
             observation = world.step(reference, float(action[6]))
-        tiles.append(tile(world.render(size, size, shadows=True), f"{world.scene.instruction}: done"))
+        tiles.append(tile(world.render(size, size, shadows=True), f"action, done\n{world.scene.instruction}"))
     yield tiles
 
 
