@@ -55,6 +55,7 @@ def canary(plan: CanaryPlan, model: Path, registry: Path, folder: Path) -> Canar
 def ros_rigs(model: Path, registry: Path, out: Path, stacks: int) -> Iterator[Rig]:
     """``stacks`` lock-step stacks of nodes, each in a ROS domain of its own, as one rig."""
     from grape.domains import reserve
+    from grape.told import Told
     from grape.up import Stack, StackConfig
     from grape_trainer.rig import RigPool
     from grape_trainer.ros import RosRig
@@ -74,7 +75,7 @@ def ros_rigs(model: Path, registry: Path, out: Path, stacks: int) -> Iterator[Ri
         for stack in started:
             held.enter_context(stack)
         rigs = [RosRig(stack.config.domain, name=f"grape_rig_{n}") for n, stack in enumerate(started)]
-        yield RigPool([held.enter_context(rig) for rig in rigs])
+        yield Told(RigPool([held.enter_context(rig) for rig in rigs]))
 
 
 def run(

@@ -15,7 +15,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from grape.evaluation import Job, Result
+from grape.evaluation import REWARD, WORLD, Job, Result
 from grape.paths import params
 from grape_episode import topics
 from grape_episode.episode import Episode, GateEvent, Identity, Outcome, Series, Step
@@ -27,10 +27,11 @@ from grape_policy.observation import Frame, GateSample, Inbox, TaskSample, World
 from grape_policy.observation import Observation as Seen
 from grape_policy.parameters import PARAMETERS, EpisodeSettings
 from grape_reward.reducer import Reducer
-from grape_reward.tasks import task_named
+from grape_reward.tasks import TASKS, TaskSpec, task_named
 from grape_reward.timeline import Event
 from grape_robot import gate
 from grape_robot.profile import GateProfile, load_profile
+from grape_sim.scene import instruction_of
 from grape_sim.tasks import sim_task
 from grape_sim.world import Observation, World, WorldConfig
 
@@ -82,25 +83,28 @@ class ClosedLoop:
             self._adapter = adapter
 
     def run(self, job: Job, objective: str = "task_completion", step_limit: int = 0) -> Rollout:
-        """One rollout in lock-step. Raises AdapterError, SimError or TaskError by name of what is wrong."""
+        """One rollout in lock-step. Where the world's success ends it, no reward needs to know the task.
+
+        Raises AdapterError, SimError or TaskError by name of what is wrong."""
         self.serve(job.adapter)
         serving, task = self._engine.serving, sim_task(job.task)
+        rewarded = TASKS.get(job.task) if job.ends_by == WORLD else task_named(job.task)
         identity = Identity(
             episode_id=episode_id(job.task, job.initial_state, job.seed),
             task=job.task,
-            instruction=task.instruction,
+            instruction=instruction_of(job.task, job.variant, job.initial_state),
             variant=job.variant,
             initial_state=job.initial_state,
             objective=objective,
             seed=job.seed,
             temperature=job.temperature,
-            step_limit=step_limit or task.step_limit,
+            step_limit=step_limit or job.step_limit or task.step_limit,
             control_period=self.profile.control_period,
             lock_step=True,
             base_hash=self._vla.base_hash,
             adapter_id=serving.adapter_id,
             adapter_seq=serving.adapter_seq,
-            cost_program_hash=task_named(job.task).program_hash,
+            cost_program_hash=rewarded.program_hash if rewarded else "",
             calibration_hash="",
             code_version=CODE_VERSION,
             notes=(),
@@ -108,6 +112,7 @@ class ClosedLoop:
         )
         inbox = Inbox()
         ports = _Ports(self._world, self._engine, self._vla.processor, self._vla.spec.rotation, self.profile, inbox)
+        ports.rewarded, ports.ends_by = rewarded, job.ends_by
         report = EpisodeRunner(inbox, ports, SETTINGS).run(identity, record=False)
         assert report.outcome is not None and ports.truth is not None
         tokens = hashlib.sha256(b"".join(step.tokens.tobytes() for step in ports.steps))
@@ -117,10 +122,11 @@ class ClosedLoop:
             grasp=ports.truth.grasped,
             collision=ports.truth.collision,
             steps=report.steps,
-            reward_success=report.success,
+            reward_success=ports.reward_success,
             end_reason=report.reason if report.reason != "error" else f"error: {report.detail}",
             tokens_hash=tokens.hexdigest(),
             adapter_id=serving.adapter_id,
+            mistaken=self._world.judge.mistaken,
         )
         return Rollout(result, ports.episode(identity, report.outcome))
 
@@ -137,6 +143,9 @@ class _Ports:
         self._observations: list[Observation] = []
         self._verdicts: list[GateEvent] = []
         self.steps: list[Step] = []
+        self.rewarded: TaskSpec | None = None
+        self.ends_by = REWARD
+        self.reward_success = -1
 
     @property
     def truth(self):
@@ -155,8 +164,7 @@ class _Ports:
 
     def announce(self, identity: Identity) -> None:
         self._gate = gate.arm(self._gate, identity.episode_id, lock_step=True)
-        task = task_named(identity.task)
-        self._reducer = Reducer(task, identity.objective, identity)
+        self._reducer = Reducer(self.rewarded, identity.objective, identity) if self.rewarded else None
         self._episode_id = identity.episode_id
         self._inbox.put_gate(GateSample(0.0, identity.episode_id, int(self._gate.mode), 0, 0, "", ""))
 
@@ -253,13 +261,17 @@ class _Ports:
         self._observations.append(replace(seen, color=None))
         width = topics.gripper_width(seen.knuckle)
         tcp = np.concatenate([seen.tcp.position, seen.tcp.quaternion])
-        wrench = np.asarray(seen.wrench, np.float64) if self._reducer.task.reads_force else None
-        live = self._reducer.push(Event(stamp, tcp, width, seen.keypoints, None, wrench, step=index))
+        stage = 0
+        if self._reducer is not None:
+            wrench = np.asarray(seen.wrench, np.float64) if self._reducer.task.reads_force else None
+            live = self._reducer.push(Event(stamp, tcp, width, seen.keypoints, None, wrench, step=index))
+            stage, self.reward_success = live.stage, live.success
         inbox, truth = self._inbox, seen.status
         inbox.put_tcp(stamp, seen.tcp)
         inbox.put_width(stamp, width)
         inbox.put_world(WorldSample(stamp, self._episode_id, truth.success, truth.grasped, truth.collision))
-        inbox.put_task(TaskSample(stamp, self._episode_id, live.stage, live.success))
+        done = int(truth.success) if self.ends_by == WORLD else self.reward_success
+        inbox.put_task(TaskSample(stamp, self._episode_id, stage, done))
         inbox.put_frame(Frame(stamp, 0.0, b""))
         return stamp
 

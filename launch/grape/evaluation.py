@@ -15,9 +15,13 @@ class EvaluationError(Exception):
     """An evaluation cannot be run or read; the text names what is wrong."""
 
 
+REWARD, WORLD = "reward", "world"
+
+
 @dataclass(frozen=True)
 class Job:
-    """One rollout to run. ``adapter``: folder of a LoRA adapter, or empty for the base model alone."""
+    """One rollout to run. ``adapter``: folder of a LoRA adapter, or empty for the base model alone. ``ends_by``: whose
+    success ends it, the REWARD's or the WORLD's; ``step_limit``: 0 for the task's own."""
 
     task: str
     variant: str
@@ -25,6 +29,8 @@ class Job:
     seed: int
     temperature: float
     adapter: str
+    ends_by: str = REWARD
+    step_limit: int = 0
 
     @property
     def key(self) -> str:
@@ -33,8 +39,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """How a job ended. ``success``, ``grasp``, ``collision`` are the world's judgement; ``reward_success`` is the
-    reward node's (1, 0, -1 unknown)."""
+    """How a job ended. ``success``, ``grasp``, ``collision`` are the world's judgement, and so is ``mistaken``: the
+    wrong one of two candidates was taken. ``reward_success`` is the reward node's (1, 0, -1 unknown)."""
 
     job: Job
     success: bool
@@ -46,6 +52,7 @@ class Result:
     tokens_hash: str = ""
     adapter_id: str = ""
     bag: str = ""
+    mistaken: bool = False
 
 
 class Runner(Protocol):
