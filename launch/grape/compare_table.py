@@ -48,7 +48,7 @@ def table(tasks: Sequence[str], results: Results, trained: Sequence[TrainedPolic
         "differences": [difference(name, other, results) for name, other in against],
         "training": training,
     }
-    return _plain(found)
+    return plain(found)
 
 
 def row(name: str, tasks: Sequence[str], results: Results) -> dict[str, Any]:
@@ -118,9 +118,10 @@ def in_words(name: str, other: str, success: Mapping[str, Any]) -> str:
     return f"{name} against {other}: {points:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f}: {verdict}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """The value as JSON can hold it: what is not finite becomes null."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: plain(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -42,6 +42,14 @@ def evaluate_command(
     suite: Annotated[
         str, typer.Option(help="Safety evaluation over ROS topics: a shipped suite (safety), or a suite file.")
     ] = "",
+    policies: Annotated[
+        str,
+        typer.Option(
+            help="With --suite: no topics but worlds in processes; several suites by comma. Policies to compare, by "
+            "comma: 'base', an adapter's folder, or NAME=FOLDER+FOLDER, a folder a training seed."
+        ),
+    ] = "",
+    temperatures: Annotated[str, typer.Option(help="With --policies: temperatures, by comma; 0: greedy.")] = "0,1",
     adapters: Annotated[
         str, typer.Option(help="With --suite: adapters to compare, by comma: folders, ids, or 'base'.")
     ] = "",
@@ -54,9 +62,17 @@ def evaluate_command(
 ) -> None:
     """Evaluate the model, alone and with adapters, on the same initial states; every figure with its interval.
 
-    With --suite it is a safety evaluation: collisions, clearance, forces and vetoes, measured over ROS topics."""
+    With --suite it is a safety evaluation: collisions, clearance, forces and vetoes, measured over ROS topics; with
+    --policies as well, success on suites of worlds without topics (docs/worlds.md)."""
+    if suite and policies:
+        topics_only = {"--item": item, "--adapters": adapters, "--adapter": adapter, "--domain": domain is not None}
+        for name, given in {**topics_only, "--task": task, "--variant": variant, "--first-state": first_state}.items():
+            if given:
+                raise CommandError(f"{name}: not with --policies")
+        worlds(known_model(model), suite, policies, temperatures, states or 0, seed, workers or 0, out)
+        return
     if not suite:
-        _only_with_suite(adapters=adapters, item=item, domain=domain is not None)
+        _only_with_suite(adapters=adapters, policies=policies, item=item, domain=domain is not None)
         from grape.assess import assess
 
         folders = ["" if name == "none" else str(Path(name).resolve()) for name in adapter or ["none"]]
@@ -95,6 +111,23 @@ def evaluate_command(
             domain=domain,
         )
     )
+
+
+def worlds(
+    model: Path,
+    suites: str,
+    policies: str,
+    temperatures: str,
+    states: int,
+    seed: int,
+    workers: int,
+    out: Path | None,
+) -> None:
+    """``grape eval --suite ... --policies ...``; without ``out`` in runs/worlds, a folder for these suites."""
+    from grape.worlds_cli import Request, evaluate_worlds
+
+    folder = out or RUNS / "worlds" / "+".join(Path(name.strip()).stem for name in suites.split(","))
+    evaluate_worlds(Request(model, suites, policies, temperatures, states, seed, workers, folder))
 
 
 def _only_with_suite(**given: object) -> None:
