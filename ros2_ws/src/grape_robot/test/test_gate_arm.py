@@ -13,7 +13,18 @@ from hypothesis import strategies as st
 
 from grape_episode.geometry import Pose
 from grape_robot import gate
-from grape_robot.gate import ArmModel, Authority, Box, GateProfile, GateState, Mode, Senses, StepRequest, Verdict
+from grape_robot.gate import (
+    ArmModel,
+    Authority,
+    Box,
+    GateProfile,
+    GateState,
+    LinkSphere,
+    Mode,
+    Senses,
+    StepRequest,
+    Verdict,
+)
 
 PROFILE = gate.load_profile(Path(__file__).parents[4] / "launch" / "params" / "gate_real.yaml")
 ARM = ArmModel.of(PROFILE)
@@ -244,19 +255,26 @@ def test_no_accepted_target_asks_for_joints_beyond_the_margin(place, action) -> 
 
 
 def test_links_stay_out_of_keep_outs_where_the_tcp_does() -> None:
-    elbow = np.array(ARM.centres(REST)[0])
+    # the elbow alone, so that the numbers here do not follow the shipped spheres
+    elbow_alone = ArmModel([LinkSphere("fr3_link4", (0.0, 0.0, 0.0), 0.09)])
+    (elbow,) = elbow_alone.centres(REST)
     post = Box("post", shifted(elbow, -0.02, 0.12, -0.3), shifted(elbow, 0.02, 0.2, 0.3))
     # the elbow's sphere reaches to 3 cm from the post
     near, nearer = (replace(PROFILE, keep_out=(post,), keep_out_margin=margin) for margin in (0.028, 0.032))
+
+    def ask(profile: GateProfile, action=STILL) -> tuple[Verdict, GateState]:
+        request = StepRequest("e", 0, NOW, "fr3_link0", action, "axis_angle")
+        return gate.judge(profile, elbow_alone, armed(), request, senses())
+
     left, right = (0.0, 0.045, *STILL[2:]), (0.0, -0.045, *STILL[2:])
-    assert judge(near)[0].accepted and judge(near, action=right)[0].accepted
+    assert ask(near)[0].accepted and ask(near, action=right)[0].accepted
     # the base turns towards the post: the TCP goes left, and the elbow with it
-    verdict, _ = judge(near, action=left)
+    verdict, _ = ask(near, action=left)
     assert verdict.check == "links" and "fr3_link4" in verdict.reason and "post" in verdict.reason
-    assert judge(replace(near, keep_out_links=False), action=left)[0].accepted
+    assert ask(replace(near, keep_out_links=False), action=left)[0].accepted
     # an elbow that is there already may go away, and nothing else
-    assert judge(nearer)[0].check == "links" and judge(nearer, action=left)[0].check == "links"
-    assert judge(nearer, action=right)[0].accepted
+    assert ask(nearer)[0].check == "links" and ask(nearer, action=left)[0].check == "links"
+    assert ask(nearer, action=right)[0].accepted
 
 
 def test_a_tilted_hand_does_not_put_a_finger_through_the_floor() -> None:
