@@ -139,7 +139,12 @@ class Keeper:
     def watch(self, senses: Senses) -> None:
         """The watchdogs. A silence that ended within a tick must not pass for none, so before every judgement too."""
         before = self.state
-        self._enter(gate.tick(self._profile, self._arm, before, senses))
+        after = gate.tick(self._profile, self._arm, before, senses)
+        if after is not before and after.check == "timeout" and self._waiting is not None:
+            # steps came, and wait behind it
+            reason = f"{topics.GRIPPER_ACTION} has accepted no goal: {after.reason}"
+            after = replace(after, check="gripper", reason=reason)
+        self._enter(after)
         if self.state.mode is not before.mode:
             self._report()
 

@@ -152,6 +152,16 @@ def test_a_step_is_committed_once_the_gripper_has_taken_its_goal_and_the_next_wa
     assert (world.keeper.state.mode, world.keeper.state.check) == (Mode.STOPPED, "gripper")
 
 
+def test_a_gripper_that_says_nothing_is_named_by_the_stop_that_its_wait_brings() -> None:
+    world = World()
+    world.step(0, [0.04, *STILL[1:]])
+    world.flow(0.5)
+    state = world.keeper.state
+    assert (state.mode, state.check) == (Mode.STOPPED, "gripper") and "no goal" in state.reason
+    world.grasp("late")
+    assert world.commits == [(0, False)]
+
+
 def test_a_person_does_not_wait_for_the_policys_gripper() -> None:
     world = World()
     world.step(0, [0.06, *STILL[1:]])
