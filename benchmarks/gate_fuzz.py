@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gate_checker import limits_of
 from gate_player import PARAMS, PROFILES, Failure, Player
+from gate_rules import limits_of
 from gate_streams import Event, Stream
 from rich.console import Console
 from rich.progress import Progress

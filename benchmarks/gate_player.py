@@ -13,7 +13,8 @@ from typing import Any
 
 import _paths
 import numpy as np
-from gate_checker import Ask, Checker, Facts, limits_of
+from gate_checker import Checker
+from gate_rules import Ask, Facts, limits_of
 from gate_streams import Event
 
 from grape_episode.geometry import Pose

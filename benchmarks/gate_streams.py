@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from arm_geometry import Array, frames_of, jacobian_of, tcp_of, vector_between
-from gate_checker import Ask
+from gate_rules import Ask
 from scipy.spatial.transform import Rotation
 
 Event = dict[str, Any]

@@ -27,8 +27,8 @@ import _paths
 import numpy as np
 import pybullet as pb
 from arm_geometry import frames_of, jacobian_of
-from gate_checker import Ask, Facts
 from gate_player import Gripper, Surroundings, as_message
+from gate_rules import Ask, Facts
 from rich.console import Console
 from rich.progress import track
 from scipy.spatial.transform import Rotation
