@@ -172,7 +172,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     thread.start()
     log = tmp_path_factory.mktemp("gate") / "gate.log"
     with NodeProcess(MODULE, domain, log, GATE) as process:
-        wait_for(lambda: rig.every("status"), "the gate's first status")
+        wait_for(lambda: rig.every("status"), "the gate's first status", 60.0)
         rig.born = time.monotonic()
         rig.settle()
         yield rig

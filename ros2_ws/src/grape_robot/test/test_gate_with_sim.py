@@ -106,7 +106,9 @@ class Policy:
 
     def connect(self) -> None:
         for publisher, hearers in ((self._identity, 1), (self._step, 1), (self._outcome, 1), (self._heartbeat, 1)):
-            wait_for(lambda p=publisher, n=hearers: p.get_subscription_count() >= n, f"the gate on {publisher.topic}")
+            wait_for(
+                lambda p=publisher, n=hearers: p.get_subscription_count() >= n, f"the gate on {publisher.topic}", 60.0
+            )
         wait_for(self._reset.service_is_ready, topics.RESET_WORLD)
         wait_for(lambda: self.gate is not None, "the gate's status")
         # the gate must hear the simulator too, and the simulator the gate
