@@ -176,6 +176,8 @@ class RosPorts:
         return str(answer.path)
 
     def announce(self, identity: Identity) -> None:
+        if self._inbox.driven and not identity.demonstration:
+            self._node.get_logger().warning("a person drives: the policy waits until the arm is handed back")
         message = EpisodeIdentity()
         fill_identity(message, identity)
         message.header.frame_id = self._settings.base_frame
