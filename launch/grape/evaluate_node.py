@@ -28,6 +28,7 @@ from grape.paths import root
 from grape.safety_measures import Measures, measure_bag
 from grape.safety_run import Adapter, Ended, SafetyError, Trial
 from grape.suites import SuiteError
+from grape.told import words_for
 from grape_episode import topics
 from grape_episode.episode import EpisodeError
 from grape_episode.ros import EVENT, declare, serve, until_signalled
@@ -65,7 +66,7 @@ class RosPort:
     def run(self, trial: Trial, record: bool) -> Ended | None:
         goal = RunEpisode.Goal(
             task=trial.task,
-            instruction=trial.instruction,
+            instruction=trial.instruction or words_for(trial.task, trial.variant, trial.initial_state),
             variant=trial.variant,
             initial_state=trial.initial_state,
             seed=trial.seed,
