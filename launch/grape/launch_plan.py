@@ -237,7 +237,8 @@ def _command(told: _Told, domain: str) -> tuple[str, ...]:
     """What runs once all is up: an evaluation, an episode, or nothing."""
     if told["evaluate"] == "now":
         adapters = [word for name in told["suite_adapters"].split(",") if name for word in ("--adapter", name.strip())]
-        return ("grape", "eval", "--suite", told["suite"], *adapters, "--domain", domain)
+        out = str(told.folder("episodes").parent / "safety" / Path(told["suite"]).stem)
+        return ("grape", "eval", "--suite", told["suite"], *adapters, "--out", out, "--domain", domain)
     if not told["instruction"]:
         return ()
     record = "--record" if "recorder" in _keys(told) else "--no-record"

@@ -119,9 +119,13 @@ def test_the_first_episode():
 
 
 def test_the_first_evaluation():
-    plan = plan_of({"ROS_DOMAIN_ID": "7"}, evaluate="now", suite="mine.yaml", suite_adapters="a, base")
+    told = {"suite": "mine.yaml", "suite_adapters": "a, base", "episodes": "/data/episodes"}
+    plan = plan_of({"ROS_DOMAIN_ID": "7"}, evaluate="now", **told)
     assert plan.command[:4] == ("grape", "eval", "--suite", "mine.yaml")
-    assert plan.command[4:] == ("--adapter", "a", "--adapter", "base", "--domain", "7")
+    assert plan.command[4:8] == ("--adapter", "a", "--adapter", "base")
+    # where the evaluation's node writes when the operator's button begins it: beside the bags
+    assert plan.command[8:] == ("--out", "/data/safety/mine", "--domain", "7")
+    assert plan.parameters["evaluate"]["out"] == "/data/safety"
     assert plan.command_ends
     assert "evaluate" in keys(plan)
 
