@@ -84,7 +84,8 @@ class Rig:
     def finish(self) -> str:
         """Ends the episode that runs; its id, empty where there is none."""
         handle, self._handle = self._handle, None
-        if handle is None or not self.processes["policy"].running():
+        policy = self.processes.get("policy")
+        if handle is None or policy is None or not policy.running():
             return ""
         if not self._over():
             self.lab.cancel(handle)

@@ -22,7 +22,7 @@ from grape_policy.checkpoint import base_hash
 
 ROOT = Path(__file__).parents[2]
 CLIENT = ROOT / ".venv-benchmark" / "bin"
-CONFIG = ROOT / "benchmarks" / "vla_eval" / "libero_spatial.yaml"
+CONFIG = ROOT / "benchmarks" / "clients" / "libero_spatial.yaml"
 # the client's environment is its own: nothing of the shell that the nodes need
 ENVIRONMENT = {name: os.environ[name] for name in ("HOME", "LANG", "PATH", "TMPDIR") if name in os.environ}
 ENVIRONMENT |= {"MUJOCO_GL": "osmesa", "PYOPENGL_PLATFORM": "osmesa", "OMP_NUM_THREADS": "1"}

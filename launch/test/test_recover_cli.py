@@ -67,5 +67,15 @@ def test_a_pressed_user_stop_is_one_line_and_a_failure(arm: Arm) -> None:
     line = str(failure.value)
     assert line.startswith("/grape/recover_robot: ") and "user stop" in line and len(line.splitlines()) == 1
     arm.press(USER_STOP, False)
-    recover_robot_command(arm.client.domain)
+    wait_for(lambda: asked_again(arm.client.domain), "the word of the release to reach the recovery node", 20.0)
     arm.becomes(FrankaRobotState.ROBOT_MODE_MOVE)
+
+
+def asked_again(domain: int) -> bool:
+    """Whether the arm was recovered; False where the stop still counts as pressed."""
+    try:
+        recover_robot_command(domain)
+    except NoAnswerError as refusal:
+        assert "release it first" in str(refusal)
+        return False
+    return True

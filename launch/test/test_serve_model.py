@@ -26,7 +26,7 @@ with_vla_eval = pytest.mark.skipif(
     importlib.util.find_spec("vla_eval") is None,
     reason="the dependency group `benchmark` is not installed (make setup-benchmark)",
 )
-CONFIGS = Path(__file__).parents[2] / "benchmarks" / "vla_eval"
+CONFIGS = Path(__file__).parents[2] / "benchmarks" / "clients"
 Refused = Callable[..., str]
 
 

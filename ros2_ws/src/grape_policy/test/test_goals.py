@@ -18,7 +18,9 @@ ADAPTER = SimpleNamespace(adapter_id="a" * 64, adapter_seq=3)
 
 def goal(**changes: object) -> SimpleNamespace:
     values = {"task": "spoon_on_towel", "instruction": "", "variant": "clean", "initial_state": 12, "objective": ""}
-    return SimpleNamespace(**{**values, "seed": 5, "temperature": 1.0, "step_limit": 0, "record": True, **changes})
+    return SimpleNamespace(
+        **{**values, "seed": 5, "temperature": 1.0, "step_limit": 0, "record": True, "demonstration": False, **changes}
+    )
 
 
 def test_a_second_goal_waits_for_the_end_of_the_first() -> None:

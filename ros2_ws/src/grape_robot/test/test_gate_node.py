@@ -209,7 +209,8 @@ def test_the_set_point_goes_there_in_bounded_steps_and_arrives_after_one_period(
     targets = bench.every("target")
     assert targets[-1].pose == status.target
     assert {m.header.frame_id for m in targets} == {topics.BASE_FRAME}
-    assert (targets[0].pose.position.x, targets[0].pose.orientation.w) == (0.45, 0.0)
+    # from the measured TCP on, a slew period or two ahead of it
+    assert 0.45 <= targets[0].pose.position.x <= 0.45 + 2 * 0.02 * 0.04 / 0.2 + 1e-9
     for last, next_ in itertools.pairwise(targets):
         seconds = (stamp_ns(next_.header.stamp) - stamp_ns(last.header.stamp)) / SECOND
         a, b = pose_from_msg(last.pose), pose_from_msg(next_.pose)
