@@ -115,15 +115,23 @@ def robot_state_silent(rig: Rig) -> Found:
     return _fault(rig, _break(rig, state_silent=True), float(rig.profile["state_timeout"]))
 
 
+def _named(rig: Rig, found: Found) -> Found:
+    """The gate stops at once, and finds the stranger's name, which takes a second, behind that."""
+    told = wait_for(
+        lambda: next((m.reason for _, m in reversed(rig.lab.seen.gate) if "/intruder" in m.reason), ""), "its name"
+    )
+    return Found(f"{found.seen}; then: {told}", found.seconds, found.bound, found.problem)
+
+
 def second_publisher(rig: Rig) -> Found:
     """Another node begins to publish steps: the gate looks at the graph every half second."""
     with second_policy(rig.domain):
-        return _fault(rig, lambda: None, 1.0, "foreign", STOPPED_EPISODE)
+        return _named(rig, _fault(rig, lambda: None, 1.0, "foreign", STOPPED_EPISODE))
 
 
 def second_commander_of_the_arm(rig: Rig) -> Found:
     with second_commander(rig.domain):
-        return _fault(rig, lambda: None, 1.0, "foreign", STOPPED_EPISODE)
+        return _named(rig, _fault(rig, lambda: None, 1.0, "foreign", STOPPED_EPISODE))
 
 
 def gripper_server_absent(rig: Rig) -> Found:
