@@ -99,14 +99,23 @@ class Observation:
         return self.frame.stamp
 
 
+CLOCK_JUMP = 1.0
+"""Seconds behind the newest sample from which on a sample tells of a clock that was set back, not of a late message."""
+
+
 class History(Generic[T]):
-    """The last ``size`` samples in order of stamp; a sample older than the newest is put in its place."""
+    """The last ``size`` samples in order of stamp; a sample older than the newest is put in its place.
+
+    After a clock was set back everything of the time before it is forgotten: it would stay the newest for ever."""
 
     def __init__(self, size: int) -> None:
         self._stamps: deque[int] = deque(maxlen=size)
         self._values: deque[T] = deque(maxlen=size)
 
     def put(self, stamp: int, value: T) -> None:
+        if self._stamps and self._stamps[-1] - stamp > CLOCK_JUMP * 1e9:
+            self._stamps.clear()
+            self._values.clear()
         if not self._stamps or stamp > self._stamps[-1]:
             self._stamps.append(stamp)
             self._values.append(value)

@@ -88,3 +88,14 @@ def test_waking_has_the_waiting_look_again() -> None:
     began = time.monotonic()
     assert inbox.wait(lambda: done.is_set() or None, 10.0, poll=10.0)
     assert time.monotonic() - began < 5.0
+
+
+def test_what_was_said_before_a_clock_was_set_back_is_forgotten() -> None:
+    history: History[str] = History(3)
+    for number in range(3):
+        history.put(3_600_000_000_000 + number, "ahead")
+    history.put(1_000_000_000, "now")
+    assert history.before(1_000_000_001, 0.1) == "now"
+    # a late message is none
+    history.put(900_000_000, "late")
+    assert history.before(950_000_000, 0.1) == "late" and history.before(1_000_000_001, 0.1) == "now"
