@@ -21,6 +21,9 @@ from grape_robot.state import POLICY, SOURCES, TELEOP, Authority, GateState, Mod
 _ROUNDING = 1e-9
 """Slack of the speed comparison, m/s and rad/s: a step of exactly the limit must not fail by its last bit."""
 
+NEARING = 0.005
+"""Radians by which a joint within its margin must have come nearer to its limit: less is the arm's own trembling."""
+
 Check = Callable[[GateProfile, GateState, StepRequest, Senses], str]
 
 
@@ -212,6 +215,21 @@ def _joints(profile: GateProfile, now: tuple[float, ...], there: tuple[float, ..
         # an arm that finds itself beyond the margin must be able to come back
         if not low <= angle <= high and not (step > 0.0 and angle < low) and not (step < 0.0 and angle > high):
             return f"joint {joint} would be at {angle:.3f} rad, limits {low:.3f} to {high:.3f} rad"
+    return ""
+
+
+def nearing(profile: GateProfile, then: tuple[float, ...] | None, now: tuple[float, ...] | None) -> str:
+    """Whether a joint is within the margin of its limit and has come nearer to it since the target was accepted.
+
+    The posture was predicted then; a controller that resolves the redundant joint in another way goes elsewhere, and
+    only what is measured on the way shows it."""
+    if not profile.watch_joints or then is None or now is None or len(now) != len(then):
+        return ""
+    limits, margin = profile.joint_limits, profile.joint_limit_margin
+    for joint, (was, angle, low, high) in enumerate(zip(then, now, limits.low, limits.high, strict=True), 1):
+        gap = min(angle - low, high - angle)
+        if gap < margin and gap < min(was - low, high - was) - NEARING:
+            return f"joint {joint} is {gap:.3f} rad from its limit on the way to the target, margin {margin:.3f} rad"
     return ""
 
 

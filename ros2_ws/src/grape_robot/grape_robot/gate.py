@@ -143,6 +143,9 @@ def tick(profile: GateProfile, arm: ArmModel | None, state: GateState, senses: S
         check, reason = sensed.stop_cause(profile, senses)
         if check:
             return stop(state, check, reason, now)
+        reason = checks.nearing(profile, state.joints, senses.joints)
+        if reason:  # to hold the set point is not enough: it may be what the joint goes to
+            return stop(state, "joints", reason, now)
         check, reason, beyond = sensed.unheard(profile, senses)
         if beyond > profile.stop_margin and check != "keep_out":
             return stop(state, check, reason, now)
@@ -239,7 +242,7 @@ def judge(
         return Verdict(False, name, reason), _with(state, **after)
     verdict = _motion(profile, arm, state, after.get("reference", state.reference), request, senses)
     if verdict.accepted:
-        after.update(reference=verdict.target, gripper=verdict.gripper, **_going(state))
+        after.update(reference=verdict.target, gripper=verdict.gripper, joints=senses.joints, **_going(state))
     elif state.mode is Mode.HOLD and state.check in ("timeout", "heartbeat", "operator"):
         after.update(_going(state))
     return verdict, _with(state, **after)

@@ -107,6 +107,8 @@ class GateState:
     """When the last step of the operator that drives came; None: nobody drives."""
     stopped_at: float | None = None
     """When the gate stopped: a reset has to wait."""
+    joints: tuple[float, ...] | None = None
+    """The measured joints when the target was accepted; None: none was, or they are not watched."""
 
 
 @dataclass(frozen=True)

@@ -491,3 +491,25 @@ def test_a_reset_waits_for_the_cool_down_and_for_the_cause_to_go() -> None:
     assert gate.reset_refusal(PROFILE, running(), senses()) == ""
     driven = gate.stop(teleop(running())[1], "wrench", "too much", AT)
     assert gate.reset(driven).authority is Authority.POLICY
+
+
+def test_a_joint_that_nears_its_limit_on_the_way_stops_and_may_leave_again() -> None:
+    low = PROFILE.joint_limits.low[5]
+    margin = PROFILE.joint_limit_margin
+
+    def at(gap: float) -> tuple[float, ...]:
+        return (*REST[:5], low + gap, REST[6])
+
+    def after(then: float, now: float) -> GateState:
+        state = replace(armed(), last_step=AT, last_heartbeat=AT, joints=at(then))
+        return tick(state, AT + 0.02, joints=at(now))
+
+    stopped = after(margin + 0.05, margin - 0.01)
+    assert (stopped.mode, stopped.check) == (Mode.STOPPED, "joints") and "joint 6 is 0.090 rad" in stopped.reason
+    # outside of the margin, on the way out of it, or trembling within it
+    assert after(margin + 0.05, margin + 0.001).mode is Mode.ACTIVE
+    assert after(margin - 0.05, margin - 0.02).mode is Mode.ACTIVE
+    assert after(margin - 0.01, margin - 0.013).mode is Mode.ACTIVE
+    unwatched = replace(PROFILE, watch_joints=False)
+    state = replace(armed(), last_step=AT, last_heartbeat=AT, joints=at(0.2))
+    assert tick(state, AT + 0.02, unwatched, joints=at(0.01)).mode is Mode.ACTIVE
