@@ -143,14 +143,14 @@ def tick(profile: GateProfile, arm: ArmModel | None, state: GateState, senses: S
         check, reason = sensed.stop_cause(profile, senses)
         if check:
             return stop(state, check, reason, now)
-        reason = checks.nearing(profile, state.joints, senses.joints)
-        if reason:  # to hold the set point is not enough: it may be what the joint goes to
-            return stop(state, "joints", reason, now)
         check, reason, beyond = sensed.unheard(profile, senses)
         if beyond > profile.stop_margin and check != "keep_out":
             return stop(state, check, reason, now)
         if not check:
             check, reason = sensed.unfit(profile, senses)
+        near = "" if check else checks.nearing(profile, state.joints, senses.joints)
+        if near:  # to hold the set point is not enough: it may be what the joint goes to
+            return stop(state, "joints", near, now)
         if not check:
             reason = sensed.dead_man(profile, senses)
             check = "dead_man" if reason else ""
