@@ -161,7 +161,9 @@ def test_a_demonstration_is_recorded_as_such_and_trains_a_model(lab: Lab, tmp_pa
     (taken,) = held._taken.values()
     # what was commanded is what was measured, up to the lag of the arm
     commanded, measured = moves[:, :3].sum(axis=0), taken.actions[:, :3].sum(axis=0)
-    assert np.linalg.norm(commanded) > 0.05 and np.linalg.norm(measured - commanded) < 0.03
+    # what the gate refused at the box's floor was commanded and not moved
+    assert np.linalg.norm(measured) > 0.05
+    assert np.all(measured * np.sign(commanded) > -0.03) and np.all(np.abs(measured) < np.abs(commanded) + 0.03)
     assert held[recorded.identity.episode_id].images().shape[1:] == (56, 56, 3)
     told = {**QUICK, "method": "sft", "lora_rank": 4, "epochs": 1}
     config = TrainConfig(str(lab.model), "", str(tmp_path / "out"), bags=[result.bag_path], settings=told)

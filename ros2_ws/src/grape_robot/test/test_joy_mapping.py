@@ -113,7 +113,7 @@ def test_the_direction_is_the_sticks_own(axes: list[float]) -> None:
 def test_a_dead_band_is_dead_and_nothing_jumps(value: float, band: float) -> None:
     out = deflection(value, band)
     assert out == -deflection(-value, band)
-    assert (out == 0.0) if abs(value) <= band else (0 < abs(out) <= 1 and out * value > 0)
+    assert (out == 0.0) if abs(value) <= band else (0 < abs(out) <= 1 and (out > 0) == (value > 0))
     assert abs(deflection(band + 1e-9, band)) < 1e-7 and deflection(1.0, band) == pytest.approx(1.0)
 
 
