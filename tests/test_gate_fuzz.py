@@ -83,7 +83,7 @@ MUTATIONS: dict[str, tuple[Any, str, Callable[..., Any], str, str]] = {
     "no box": (checks, "box", _no, "sim", "box"),
     "no speed": (checks, "too_fast", lambda *_: ("", 1.0), "sim", "max_speed"),
     "no joints": (checks, "_joints", _no, "real", "joint"),
-    "no wrench, mode or controller": (sensed, "stop_cause", _none, "real", "accepted while"),
+    "no wrench, mode or controller": (sensed, "stop_cause", _none, "real", "while"),
     "no dead-man's switch": (sensed, "dead_man", _no, "real", "dead-man"),
     "clamped": (gate, "judge", _clamped, "sim", "beside the way"),
     "no slew": (slew, "advance", _leap, "sim", "slew_speed"),
