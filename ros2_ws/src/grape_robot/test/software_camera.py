@@ -53,6 +53,7 @@ class SoftwareCamera:
         self.unit = 0.001
         self.plugged = True
         self.number = 0
+        self._changing = threading.Lock()  # a frame pushed while its device is replaced crashes librealsense
         self._build()
 
     def _build(self) -> None:
@@ -89,17 +90,19 @@ class SoftwareCamera:
     def find(self, serial: str) -> Any:
         if not self.plugged:
             raise CameraError("no RealSense camera is connected")
-        self._build()  # what is plugged in again is a new device
-        return self.device
+        with self._changing:
+            self._build()  # what is plugged in again is a new device
+            return self.device
 
     def send(self, timestamp: float | None = None) -> int:
         """One frame of each stream at ``timestamp`` (ms, default now); its number."""
         self.number += 1
         told = time.time() * 1e3 if timestamp is None else timestamp
         width, height = self.size
-        if self.depth:
-            self._push(self._depth_sensor, self._depth, depth_image(width, height), told, 2)
-        self._push(self._color_sensor, self._color, color_image(self.number, width, height), told, 3)
+        with self._changing:
+            if self.depth:
+                self._push(self._depth_sensor, self._depth, depth_image(width, height), told, 2)
+            self._push(self._color_sensor, self._color, color_image(self.number, width, height), told, 3)
         return self.number
 
     def _push(self, sensor: Any, profile: Any, pixels: np.ndarray, timestamp: float, size: int) -> None:
