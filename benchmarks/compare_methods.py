@@ -34,7 +34,8 @@ from rich.progress import (
 from rich.table import Table
 
 from grape import console
-from grape.compare import Comparison, Plan, Tell
+from grape.compare import Comparison, Tell
+from grape.compare_plan import Plan, read_arms
 from grape.workers import WorldWorkers
 from grape.world_rig import WorldRig
 from grape_sim.tasks import SIM_TASKS
@@ -52,6 +53,8 @@ def options() -> argparse.Namespace:
     parser.add_argument("--states", type=int, default=50, help="fresh initial states a task that policies are tried on")
     parser.add_argument("--workers", type=int, default=0, help="processes at a time; 0: one a core")
     parser.add_argument("--preset", default="default", help="of all methods but TPO as printed")
+    parser.add_argument("--first-state", type=int, default=0, help="id of the first of them")
+    parser.add_argument("--arms", type=Path, help="YAML file of the policies to compare instead")
     parser.add_argument("--policy", action="append", default=[], help="only this one, e.g. 'TPO balanced'; repeatable")
     parser.add_argument("--set", type=json.loads, default={}, help="settings of every preset, a JSON object")
     return parser.parse_args()
@@ -107,6 +110,8 @@ def main(told: argparse.Namespace) -> None:
         preset=told.preset,
         overrides=told.set,
         names=tuple(told.policy),
+        arms=read_arms(told.arms) if told.arms else (),
+        first_state=told.first_state,
     )
     with progress() as tell:
         comparison = Comparison(

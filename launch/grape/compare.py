@@ -7,113 +7,26 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from grape import evaluation
+from grape.compare_plan import FIRST_ROLLOUT_STATE, CompareError, Plan, Policy
 from grape.compare_table import SFT, TrainedPolicy, table
 from grape_policy.adapters import read_manifest
-from grape_policy.checkpoint import base_hash
 from grape_trainer.config import TrainConfig
 from grape_trainer.files import read_json, read_lines, write_json
 from grape_trainer.iteration import IterationFiles
 from grape_trainer.pairs import build, write_pairs
 from grape_trainer.result import RESULT, Result, read_result
 from grape_trainer.rig import Rig, Rollout, rollout_jobs
-from grape_trainer.settings import Settings, settings
 
-FIRST_ROLLOUT_STATE = 100_000
-"""Initial-state ids of the rollouts are from here on; those of the trials are 0, 1, ..."""
 PLAN, SECONDS, COMPARISON = "plan.json", "seconds.json", "comparison.json"
 
 Tell = Callable[[str, int, int, str], None]
 """(phase, done, total, message)"""
 Train = Callable[[TrainConfig, Callable[[int, int, float, float], None], Callable[[], bool]], Result | None]
 """``run_training.in_process`` or ``in_own_process``."""
-
-
-class CompareError(Exception):
-    """A comparison cannot be run; the text names what is wrong."""
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What is trained: a name for the tables, a method and a preset of grape_trainer."""
-
-    name: str
-    method: str
-    preset: str
-
-
-def policies(preset: str = "default", names: Sequence[str] = ()) -> tuple[Policy, ...]:
-    """What is compared with SFT. All but TPO as printed share ``preset``, so that they differ in method alone; the last
-    is the one that the others are set against. ``names``: of those wanted, in this order, empty: all.
-
-    Raises CompareError naming an unknown one."""
-    known = (
-        Policy("filtered BC", "filtered_bc", preset),
-        Policy("success-only pairs", "success_only", preset),
-        Policy("step-wise DPO", "step_dpo", preset),
-        Policy("TPO paper", "tpo", "paper"),
-        Policy("TPO balanced" if preset == "default" else f"TPO {preset}", "tpo", preset),
-    )
-    for name in names:
-        if name not in (policy.name for policy in known):
-            raise CompareError(f"no policy {name!r} to compare; there are {', '.join(p.name for p in known)}")
-    return tuple(policy for policy in known if not names or policy.name in names)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """``rollout_states``: initial states a task, with ``rollouts`` each; ``updates``: of every training run, ``seeds``
-    runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset`` and
-    ``names``: see :func:`policies`; ``overrides``: of every preset."""
-
-    model: Path
-    out: Path
-    tasks: tuple[str, ...]
-    seeds: int = 3
-    rollout_states: int = 16
-    rollouts: int = 4
-    updates: int = 30
-    states: int = 50
-    workers: int = 1
-    preset: str = "default"
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        policies(self.preset, self.names)
-        for name in ("seeds", "rollout_states", "rollouts", "updates", "states", "workers"):
-            least = 2 if name == "rollouts" else 1
-            if getattr(self, name) < least:
-                raise CompareError(f"{name}: must be at least {least}, not {getattr(self, name)}")
-        if self.preset == "paper":
-            raise CompareError("preset: TPO with preset paper is compared in any case; give another one for the rest")
-        if self.states > FIRST_ROLLOUT_STATE:
-            raise CompareError(f"states: at most {FIRST_ROLLOUT_STATE}: from there on are those of the rollouts")
-
-    @property
-    def policies(self) -> tuple[Policy, ...]:
-        return policies(self.preset, self.names)
-
-    def told(self, policy: Policy, seed: int) -> Settings:
-        """The settings of one training run: the preset's, with the shared budget of updates."""
-        # as many epochs as updates: enough whatever an epoch gives
-        budget = {"max_updates": self.updates, "epochs": self.updates}
-        return settings(policy.preset, **{**self.overrides, "method": policy.method, "seed": seed, **budget})
-
-    @property
-    def fixed(self) -> dict[str, Any]:
-        """What a folder is held to. More seeds, states or policies may be asked of a folder that is there."""
-        names = ("rollout_states", "rollouts", "updates", "preset")
-        return {
-            "base_hash": base_hash(self.model),
-            "tasks": list(self.tasks),
-            **{name: getattr(self, name) for name in names},
-            "overrides": dict(self.overrides),
-        }
 
 
 class Comparison:
@@ -203,14 +116,14 @@ class Comparison:
             raise CompareError(f"{len(missing)} of {len(jobs)} rollouts were not recorded, the first {missing[0].key}")
 
     def _pair(self) -> dict[str, Path]:
-        """The pairs file of each preset, by its name: the same rollouts, each ranked as the preset says."""
+        """The pairs file of each policy, by its name: the same rollouts, each ranked as the settings say."""
         entries = self.files.score("", "task_completion", lambda done, total: self._tell("score", done, total, ""))
         paths = {}
-        for preset in {policy.preset for policy in self.plan.policies}:
-            paths[preset] = self.plan.out / f"pairs_{preset}.json"
-            if not paths[preset].exists():
-                told = settings(preset, **self.plan.overrides)
-                write_pairs(paths[preset], build(entries, told.ranking, told.m, told.lambdas, told.min_margin))
+        for policy in self.plan.policies:
+            paths[policy.name] = path = self.plan.out / policy.pairs_file
+            if not path.exists():
+                told = self.plan.told(policy, 0)
+                write_pairs(path, build(entries, told.ranking, told.m, told.lambdas, told.min_margin))
         return paths
 
     def _train_all(self, pairs: Mapping[str, Path]) -> list[TrainedPolicy]:
@@ -222,8 +135,8 @@ class Comparison:
             nonlocal finished
             if stop.is_set():
                 raise CompareError(f"training of {policy.name} was ended")
-            folder = self.plan.out / "train" / f"{policy.name.lower().replace(' ', '_')}-{seed}"
-            config = self._config(policy, seed, pairs[policy.preset], folder)
+            folder = self.plan.out / "train" / f"{policy.slug}-{seed}"
+            config = self._config(policy, seed, pairs[policy.name], folder)
 
             def told(done: int, total: int, loss: float, drift: float) -> None:
                 words = f"{policy.name}, seed {seed}: update {done} of {total}, loss {loss:.3f}"
@@ -260,7 +173,7 @@ class Comparison:
         """Results by (policy, training seed), each in the order of tasks and states; SFT has the seed 0 alone."""
         sides = {(SFT, 0): ""} | {(t.policy, t.seed): t.adapter for t in trained}
         jobs = {
-            side: evaluation.grid(self.plan.tasks, range(self.plan.states), [adapter], "clean", 0, 0.0)
+            side: evaluation.grid(self.plan.tasks, self.plan.trial_states, [adapter], "clean", 0, 0.0)
             for side, adapter in sides.items()
         }
         # policy by policy: a change of the adapter costs more than a change of the scene
@@ -286,6 +199,7 @@ class Comparison:
             "rollouts_successful": successes,
             "seeds": plan.seeds,
             "states": plan.states,
+            "first_state": plan.first_state,
             "settings": chosen,
         }
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as hs
 
 from grape import compare
 from grape.clustered import clustered
-from grape.compare import CompareError, Comparison, Plan, policies
+from grape.compare import Comparison
+from grape.compare_plan import CompareError, Plan, Policy, policies, read_arms
 from grape.compare_table import SFT, TrainedPolicy, table
 from grape.evaluation import Job, Result, grid
 from grape_episode import statistics
@@ -212,6 +213,49 @@ def test_a_folder_of_something_else_is_left_alone(model: Path, vla: Vla, tmp_pat
         plan(model, tmp_path, names=("TPO",))
     with pytest.raises(CompareError, match="preset: TPO with preset paper"):
         plan(model, tmp_path, preset="paper")
+
+
+ARMS = """
+- name: TPO, no anchor
+  set: {supervised_weight: 0.0, ranking: success}
+- {name: cloning, method: filtered_bc, set: {learning_rate: 0.001}}
+- {name: TPO}
+"""
+
+
+def test_policies_from_a_file_each_with_its_own_settings_and_states(model: Path, vla: Vla, tmp_path: Path) -> None:
+    (tmp_path / "arms.yaml").write_text(ARMS)
+    arms = read_arms(tmp_path / "arms.yaml")
+    assert arms[0] == Policy("TPO, no anchor", "tpo", "default", {"supervised_weight": 0.0, "ranking": "success"})
+    trainer, out = Trainer(), tmp_path / "out"
+    comparison(vla, plan(model, out, seeds=1, arms=arms, first_state=300), train=trainer).run()
+    told = {Path(config.output).name: (config.resolved(), Path(config.pairs).name) for config in trainer.told}
+    first, second, third = told["tpo_no_anchor-0"], told["cloning-0"], told["tpo-0"]
+    assert (first[0].supervised_weight, first[0].ranking, first[1]) == (0.0, "success", "pairs_tpo_no_anchor.json")
+    assert (second[0].method, second[0].learning_rate) == ("filtered_bc", 0.001)
+    assert third[0].lora_rank == 2 and third[1] == second[1] == "pairs_default.json"
+    assert {json.loads((out / name).read_text())["ranking"] for name in (first[1], third[1])} == {"success", "balanced"}
+    assert {line["job"]["initial_state"] for line in read_lines(out / "trials.jsonl")} == set(range(300, 305))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[", "not readable as YAML"),
+        ("{}", "expected a list"),
+        ("[{method: tpo}]", "entry 1: expected a policy with a name"),
+        ("[{name: a, colour: red}]", r"entry 1 \(a\): colour is not understood"),
+        ("[{name: a, set: 3}]", r"entry 1 \(a\): set is not understood"),
+        ("[{name: A b}, {name: a-b}, {name: a_b}]", "entry 3: a second policy 'a_b'"),
+        ("[{name: SFT}]", "a second policy 'SFT'"),
+        ("[{name: a, set: {betta: 1}}]", "unknown setting 'betta'"),
+    ],
+)
+def test_a_spoiled_file_of_policies_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "arms.yaml").write_text(text)
+    with pytest.raises(CompareError, match=said) as caught:
+        read_arms(tmp_path / "arms.yaml")
+    assert "arms.yaml" in str(caught.value)
 
 
 def made(outcomes: dict[str, np.ndarray]) -> dict[tuple[str, int], list[Result]]:

@@ -16,6 +16,7 @@ from grape_policy.adapters import TOWERS, LoraWeights, lora_targets
 from grape_policy.checkpoint import Vla
 from grape_policy.logprobs import gather_logprobs
 from grape_trainer import peft_folder
+from grape_trainer.blur import Blur
 from grape_trainer.errors import TrainingError
 from grape_trainer.settings import Settings
 from grape_trainer.trajectories import ByteCache, Trajectory
@@ -40,6 +41,7 @@ class Learner:
         self._reference = reference
         self._towers_changed = False
         self.base_hash = vla.base_hash
+        self._blur = Blur(vla, settings.action_blur) if settings.action_blur else None
         with torch.random.fork_rng(devices=[]):
             # A is drawn at random by peft; B is zero
             torch.manual_seed(settings.seed)
@@ -81,6 +83,13 @@ class Learner:
         """(stop - start, 7) log-probs of the recorded tokens, nats, differentiable by ``parameters``."""
         tokens = trajectory.tokens[start:stop].to(self.device)
         return gather_logprobs(self.logits(trajectory, start, stop), tokens)
+
+    def seen_log_probs(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
+        """The same of the actions as the loss sees them: through the settings' blur, where there is one."""
+        if self._blur is None:
+            return self.log_probs(trajectory, start, stop)
+        tokens = trajectory.tokens[start:stop].to(self.device)
+        return self._blur.log_probs(self.logits(trajectory, start, stop), tokens)
 
     def logits(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
         """(stop - start, 7, V) teacher-forced logits at the action positions."""

@@ -56,10 +56,11 @@ class Adapters:
 
 
 class LogProbs:
-    """(T, 7) float64 log-probs by trajectory and adapter id (empty: the base model alone). ``folder``: on the disk."""
+    """(T, 7) float64 log-probs by trajectory and adapter id (empty: the base model alone). ``folder``: on the disk;
+    ``blur``: the learner's own where the actions are to be as its loss sees them, 0: the exact tokens'."""
 
-    def __init__(self, learner: Learner, adapters: Adapters, folder: Path) -> None:
-        self._learner, self._adapters, self._folder = learner, adapters, folder
+    def __init__(self, learner: Learner, adapters: Adapters, folder: Path, blur: float = 0.0) -> None:
+        self._learner, self._adapters, self._folder, self._blur = learner, adapters, folder, blur
         self._known: dict[str, Tensor] = {}
         self.computed = 0
         """Trajectories that have been passed through the model."""
@@ -83,7 +84,8 @@ class LogProbs:
     def _compute(self, trajectory: Trajectory, adapter_id: str) -> Tensor:
         learner = self._learner
         with learner.under(self._adapters.get(adapter_id)):
-            values = tpo.token_log_probs(learner.log_probs, trajectory, learner.chunk).cpu()
+            read = learner.seen_log_probs if self._blur else learner.log_probs
+            values = tpo.token_log_probs(read, trajectory, learner.chunk).cpu()
         self.computed += 1
         if not bool(torch.isfinite(values).all()):
             under = f"adapter {adapter_id[:12]}" if adapter_id else "the base model"
@@ -112,5 +114,6 @@ class LogProbs:
             "device": learner.device.type,
             "chunk": learner.chunk,  # another one may change the last bits
             "code": f"{CODE_VERSION}/{REVISION}/{torch.__version__}",
+            **({"blur": self._blur} if self._blur else {}),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

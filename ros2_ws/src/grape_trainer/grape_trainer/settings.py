@@ -13,7 +13,7 @@ from grape_trainer.errors import SettingsError
 METHODS = ("tpo", "step_dpo", "success_only", "filtered_bc", "sft")
 CLONING = ("filtered_bc", "sft")
 """Methods that imitate episodes; the others learn from pairs."""
-RANKINGS = ("balanced", "paper", "success")
+RANKINGS = ("balanced", "paper", "success", "random")
 BETA_MODES = ("sum", "pair_mean_length")
 LOSSES = ("trajectory", "length_normalised")
 REFERENCES = ("sft", "previous")
@@ -32,7 +32,8 @@ class Settings:
 
     ranking: str = "balanced"
     """``balanced``: success, log R_ext and per-token R_self z-scored within the task; ``paper``: Eq. 10;
-    ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes)."""
+    ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes); ``random``: an
+    order without meaning, a control that must teach nothing."""
     m: int = 2
     """Top m against bottom m of each initial state, at most half of its rollouts each."""
     lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)
@@ -54,6 +55,9 @@ class Settings:
     beta_mode: str = "pair_mean_length"
     """Of loss ``trajectory``. ``sum``: Eq. 5 as printed; ``pair_mean_length``: beta divided by the mean length of the
     two sides."""
+    action_blur: float = 0.0
+    """Standard deviation, in action bins, of the noise through which the loss sees an action: neighbouring bins count
+    as nearly the same (``grape_trainer.blur``); 0: the exact tokens."""
     positive_anchor: float = 0.0
     """Weight of DPO-Positive's term: a chosen side below its reference counts against the margin; 0: off."""
     window: int = 1
@@ -139,6 +143,7 @@ class Settings:
             "min_margin",
             "recorded_tolerance",
             "recorded_tolerance_bf16",
+            "action_blur",
             "positive_anchor",
             "supervised_weight",
             "weight_decay",

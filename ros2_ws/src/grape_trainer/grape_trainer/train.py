@@ -93,8 +93,11 @@ def _train(
     reference = parent_id if chosen.reference == "previous" else ""
     cache = ByteCache(chosen.cache_mb * 2**20)
     learner = Learner(vla, chosen, cache, parent, adapters.get(reference))
-    log_probs = LogProbs(learner, adapters, Path(config.cache) if config.cache else output / "log_probs")
+    cached = Path(config.cache) if config.cache else output / "log_probs"
+    log_probs = LogProbs(learner, adapters, cached)
     ready, found = data.checked(found, log_probs, chosen, reference, team, checking)
+    if chosen.action_blur:
+        ready = dataclasses.replace(ready, log_probs=LogProbs(learner, adapters, cached, chosen.action_blur))
     left_out = recorded.reasons(found.left_out)
     if team.first:
         write_json(output / LEFT_OUT, {"left_out": left_out, "recorded_difference": ready.worst})

@@ -189,7 +189,7 @@ class Training:
         """The items' metrics, this process's part of the gradient of the batch's loss, all log-probs."""
         mine = self.team.balanced(steps, ids)
         trajectories = [self.data.shelf[name] for name in mine]
-        log_probs, chunk, parameters = self.learner.log_probs, self.settings.chunk, self.learner.parameters
+        log_probs, chunk, parameters = self.learner.seen_log_probs, self.settings.chunk, self.learner.parameters
 
         def compare(own: Mapping[str, Tensor]) -> tuple[list[Metrics], Weights, dict[str, Tensor]]:
             current = self.team.log_probs(own, steps, ids)
@@ -253,7 +253,7 @@ class Training:
         steps = {name: self.data.steps[name] for name in names}
         chunk = self.settings.chunk
         own = {
-            name: tpo.token_log_probs(self.learner.log_probs, self.data.shelf[name], chunk)
+            name: tpo.token_log_probs(self.learner.seen_log_probs, self.data.shelf[name], chunk)
             for name in self.team.balanced(steps, names)
         }
         return self.team.log_probs(own, steps, names)

@@ -101,6 +101,19 @@ def test_the_order_of_the_episodes_does_not_matter(made: list[Candidate], random
     }
 
 
+@settings(deadline=None, max_examples=40)
+@given(rollouts())
+def test_random_pairs_do_not_hang_on_what_happened(made: list[Candidate]) -> None:
+    others = [
+        dataclasses.replace(c, success=1 - c.success, log_r_ext=-c.log_r_ext, r_self_per_token=0.0, steps=7)
+        for c in made
+    ]
+    both = [{(p.chosen, p.rejected) for p in build(side, "random").pairs} for side in (made, others)]
+    assert both[0] == both[1]
+    if any(sum(c.group == d.group for d in made) > 1 for c in made):
+        assert both[0]
+
+
 def test_balanced_score_is_the_sum_of_z_scores_within_the_task() -> None:
     made = [rollout("a", 1, -0.5, -0.3), rollout("b", 0, -2.0, -0.2), rollout("c", 0, -4.0, -0.7)]
     got = rank(made, "balanced").scores

@@ -103,6 +103,18 @@ def test_it_learns_the_preferences_and_says_what_it_did(model: Path, pairs_file:
     assert read_adapter(folder, manifest.base_hash).rank == 32
 
 
+def test_a_run_that_sees_actions_through_noise_starts_at_log_two_as_well(
+    model: Path, pairs_file: Path, tmp_path: Path
+) -> None:
+    """The reference is seen as the policy is, and the record is checked sharply."""
+    told = config(model, pairs_file, tmp_path / "out", epochs=8, learning_rate=3e-3, action_blur=4.0)
+    result = train(told)
+    lines = [line for line in read_lines(tmp_path / "out/metrics.jsonl") if "loss" in line]
+    assert lines[0]["preference_loss"] == pytest.approx(0.6931471805599453, abs=1e-12)
+    assert lines[0]["margin"] == 0.0 and lines[-1]["margin"] > 0.0
+    assert not result.left_out and result.changed
+
+
 def test_the_second_iteration_goes_on_with_the_same_lora(model: Path, pairs_file: Path, tmp_path: Path) -> None:
     train(config(model, pairs_file, tmp_path / "one", max_updates=2))
     told = dataclasses.replace(

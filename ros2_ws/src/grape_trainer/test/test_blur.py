@@ -1,0 +1,115 @@
+"""Actions seen through noise: a distribution, sharp at no width, and the mean of gradients that it is meant to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grape_policy.checkpoint import load_checkpoint
+from grape_policy.logprobs import gather_logprobs
+from grape_policy.testing import write_random_checkpoint
+from grape_trainer.blur import Blur, kernel
+from grape_trainer.learner import Learner
+from grape_trainer.log_probs import Adapters, LogProbs
+from grape_trainer.settings import settings
+from grape_trainer.testing import episode_for
+from grape_trainer.trajectories import ByteCache, Trajectory
+
+BINS, FIRST, VOCABULARY = 16, 10, 30
+MASK = np.array([True] * 6 + [False])
+
+
+def blur(width: float) -> Blur:
+    spec = SimpleNamespace(vocab_size=FIRST + BINS, action_bins=BINS)
+    stats = SimpleNamespace(of=lambda: SimpleNamespace(mask=MASK))
+    return Blur(SimpleNamespace(spec=spec, stats=stats), width)  # type: ignore[arg-type]
+
+
+def drawn(seed: int, steps: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    logits = 3.0 * torch.randn(steps, 7, VOCABULARY, generator=g, dtype=torch.float64)
+    return logits, torch.randint(FIRST, FIRST + BINS, (steps, 7), generator=g)
+
+
+@given(st.integers(0, 1000), st.floats(0.2, 40.0))
+def test_it_is_the_sum_it_is_said_to_be(seed: int, width: float) -> None:
+    logits, tokens = drawn(seed)
+    found = blur(width).log_probs(logits, tokens).numpy()
+    policy = torch.softmax(logits, -1).numpy()
+    for step in range(len(tokens)):
+        for d in range(7):
+            b = int(tokens[step, d]) - FIRST
+            wanted = 0.0
+            for a in range(BINS):
+                noise = [np.exp(-0.5 * ((x - a) / width) ** 2) for x in range(BINS)]
+                wanted += policy[step, d, FIRST + a] * noise[b] / sum(noise)
+            if not MASK[d]:
+                wanted = policy[step, d, int(tokens[step, d])]
+            assert np.exp(found[step, d]) == pytest.approx(wanted, rel=1e-9)
+
+
+@given(st.integers(0, 1000), st.floats(0.2, 40.0))
+def test_over_all_bins_it_sums_to_the_mass_of_the_actions(seed: int, width: float) -> None:
+    logits, _ = drawn(seed, 1)
+    every = torch.arange(FIRST, FIRST + BINS)[:, None].expand(BINS, 7)
+    seen = blur(width).log_probs(logits.expand(BINS, 7, VOCABULARY), every).exp().sum(0)
+    torch.testing.assert_close(seen, torch.softmax(logits, -1)[0, :, FIRST : FIRST + BINS].sum(-1))
+
+
+@given(st.integers(0, 1000))
+def test_of_hardly_any_width_it_is_the_tokens_log_prob(seed: int) -> None:
+    logits, tokens = drawn(seed)
+    torch.testing.assert_close(blur(0.02).log_probs(logits, tokens), gather_logprobs(logits, tokens))
+
+
+@given(st.integers(0, 200), st.floats(0.5, 10.0))
+def test_its_gradient_is_the_mean_of_the_gradients_of_what_looks_alike(seed: int, width: float) -> None:
+    logits, tokens = drawn(seed, 1)
+    logits.requires_grad_()
+    (found,) = torch.autograd.grad(blur(width).log_probs(logits, tokens)[0, 0], logits)
+    policy = torch.softmax(logits.detach()[0, 0], -1)[FIRST : FIRST + BINS]
+    alike = policy * kernel(BINS, width)[int(tokens[0, 0]) - FIRST].exp()
+    wanted = torch.zeros_like(logits)
+    for a, share in enumerate(alike / alike.sum()):
+        (own,) = torch.autograd.grad(logits.log_softmax(-1)[0, 0, FIRST + a], logits)
+        wanted += share * own
+    torch.testing.assert_close(found, wanted)
+
+
+def test_a_token_that_is_no_action_is_seen_sharply() -> None:
+    logits, tokens = drawn(0)
+    tokens[0, 0], tokens[1, 1] = 2, FIRST + BINS
+    found, sharp = blur(3.0).log_probs(logits, tokens), gather_logprobs(logits, tokens)
+    assert found[0, 0] == sharp[0, 0] and found[1, 1] == sharp[1, 1]
+    assert torch.isfinite(found).all() and found[0, 1] != sharp[0, 1]
+
+
+def test_no_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="width must be above 0, not 0"):
+        blur(0)
+
+
+def test_the_learner_sees_through_it_and_reference_log_probs_are_kept_apart(tmp_path: Path) -> None:
+    vla = load_checkpoint(write_random_checkpoint(tmp_path / "model"))
+    episode = episode_for(vla, 1, 5)
+    prompts = tuple(vla.processor.prompt(s.instruction) for s in episode.steps)
+    images = torch.from_numpy(episode.images)
+    one = Trajectory("a", "a", torch.from_numpy(episode.tokens).long(), prompts, lambda: images)
+    learner = Learner(vla, settings(lora_rank=4, action_blur=3.0, chunk=2), ByteCache(0))
+    adapters = Adapters(vla.base_hash, None)
+    exact = LogProbs(learner, adapters, tmp_path / "cache")
+    seen = LogProbs(learner, adapters, tmp_path / "cache", 3.0)
+    with torch.no_grad():
+        logits = learner.logits(one, 0, 5)
+        wanted = Blur(vla, 3.0).log_probs(logits, one.tokens)
+    torch.testing.assert_close(exact.of(one, ""), gather_logprobs(logits, one.tokens).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(seen.of(one, ""), wanted.double(), rtol=0, atol=1e-5)
+    again = LogProbs(learner, adapters, tmp_path / "cache", 3.0)
+    assert torch.equal(again.of(one, ""), seen.of(one, "")) and again.computed == 0
+    assert not torch.equal(seen.of(one, ""), exact.of(one, ""))
