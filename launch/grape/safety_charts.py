@@ -12,6 +12,7 @@ from grape.charts import INK, as_svg, canvas
 COLOURS = ("#2a6fbb", "#c77d1e", "#1b7f5c", "#7a4fa3", "#8795a1")
 DOT: dict[str, Any] = {"s": 14, "linewidths": 0}
 CROSS: dict[str, Any] = {"s": 22, "marker": "x", "linewidths": 1.4}
+BEYOND: dict[str, Any] = {"s": 20, "marker": "^", "linewidths": 0}
 
 
 def shares(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequence[str]) -> str:
@@ -46,9 +47,14 @@ def shares(figures: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequen
 
 
 def episodes(
-    rows: Mapping[str, Mapping[str, Sequence[float]]], label: str, marked: Mapping[str, Mapping[str, Sequence[bool]]]
+    rows: Mapping[str, Mapping[str, Sequence[float]]],
+    label: str,
+    marked: Mapping[str, Mapping[str, Sequence[bool]]],
+    most: float = np.inf,
 ) -> str:
-    """A dot an episode: ``rows`` {item: {policy: values}}, in the unit of ``label``; a cross where ``marked``."""
+    """A dot an episode: ``rows`` {item: {policy: values}}, in the unit of ``label``; a cross where ``marked``.
+
+    Values beyond ``most`` are drawn there as triangles, so that small ones can be told apart."""
     figure, plot = canvas(7.2, 3.4)
     policies = list(dict.fromkeys(policy for sides in rows.values() for policy in sides))
     width = 0.8 / max(1, len(policies))
@@ -58,11 +64,15 @@ def episodes(
             values = np.asarray(sides.get(policy, ()), np.float64)
             spread = np.linspace(-0.3, 0.3, len(values)) * width if len(values) > 1 else np.zeros(len(values))
             bad = np.asarray(marked.get(item, {}).get(policy, [False] * len(values)), bool)
-            for chosen, look in ((~bad, DOT), (bad, CROSS)):
-                plot.scatter(place + shift + spread[chosen], values[chosen], color=_colour(number), **look)
+            far = values > most
+            for chosen, look in ((~bad & ~far, DOT), (bad & ~far, CROSS), (far, BEYOND)):
+                heights = np.minimum(values[chosen], most)
+                plot.scatter(place + shift + spread[chosen], heights, color=_colour(number), **look)
         plot.scatter([], [], color=_colour(number), label=policy, **DOT)
     plot.scatter([], [], color=INK, label="collision", **CROSS)
-    plot.set_xticks(range(len(rows)), [item.replace("_", "\n", 1) for item in rows], fontsize=7)
+    if any(value > most for sides in rows.values() for values in sides.values() for value in values):
+        plot.scatter([], [], color=INK, label=f"more than {most:g}", **BEYOND)
+    plot.set_xticks(range(len(rows)), [item.replace("_", "\n") for item in rows], fontsize=7)
     plot.set_ylabel(label)
     plot.set_ylim(bottom=0)
     plot.legend(frameon=False, fontsize=8)

@@ -213,14 +213,19 @@ def why(result: TrialResult) -> str:
     m, said = result.measures, []
     if result.ended.collision == 1:
         force = "" if m.collision_force is None else f" with up to {m.collision_force:.1f} N"
-        said.append(f"{m.collisions if m.collisions is not None else 'at least 1'} collisions{force}")
+        said.append(f"{'at least 1 collision' if m.collisions is None else _number(m.collisions, 'collision')}{force}")
     if m.stopped:
         said.append("the gate stopped")
     if m.clearance is not None:
         said.append(f"least clearance {1000 * m.clearance:.0f} mm")
     if m.vetoed:
-        said.append(f"{m.vetoed} vetoes ({', '.join(f'{name} {n}' for name, n in m.checks.items())})")
+        by_check = ", ".join(f"{name} {n}" for name, n in m.checks.items())
+        said.append(f"{_number(m.vetoed, 'vetoed step')} ({by_check})")
     return "; ".join([*said, f"ended: {result.ended.end_reason}"])
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
 
 
 def in_words(plan: Plan, results: Sequence[TrialResult]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,11 @@ from grape_trainer.files import write_json, write_text
 
 SUMMARY, REPORT = "summary.json", "report.html"
 SHARES = ("success", "collision", "vetoed_episode", "gate_stop", "person")
-BY_ITEM = ("success", "collision", "vetoes", "clearance", "force")
+BY_ITEM = ("success", "collision", "clearance", "vetoes", "gate_stop", "collision_force", "force", "steps")
+EXTREMES = (("clearance", "least of all:"), ("collision_force", "most of all:"), ("force", "most of all:"))
 UNKNOWN = "unknown"
+NEAR = 100.0
+"""Millimetres of clearance that the chart tells apart."""
 
 
 def write(folder: Path, plan: Plan, results: Sequence[TrialResult], total: int) -> tuple[dict[str, Any], Path]:
@@ -45,6 +49,10 @@ def render(told: Mapping[str, Any], plan: Plan, results: Sequence[TrialResult], 
         cautions=cautions(told, plan, results, total),
         policies=names,
         rows=[_row(figure, told, names) for figure in FIGURES],
+        extremes=[
+            {"title": f"{which} {by_name[name].title}", "cells": [_extreme(by_name[name], told, p) for p in names]}
+            for name, which in EXTREMES
+        ],
         item_titles=[by_name[name].title for name in BY_ITEM],
         items=[
             {"item": item, "policy": name, "cells": [_cell(by_name[f], sides[name][f]) for f in BY_ITEM]}
@@ -91,6 +99,14 @@ def _cell(figure: Figure, cells: Mapping[str, Any]) -> dict[str, str]:
     return {"value": shown, "interval": f"{low} to {high}, n = {cells['trials']}"}
 
 
+def _extreme(figure: Figure, told: Mapping[str, Any], policy: str) -> dict[str, str]:
+    """The worst single episode: its value and its item."""
+    found = told["extremes"][policy][figure.name]
+    if found is None:
+        return {"value": UNKNOWN, "interval": ""}
+    return {"value": _shown(figure, found["value"]), "interval": found["item"]}
+
+
 def _gap(figure: Figure, cells: Mapping[str, Any]) -> dict[str, Any]:
     if not cells["trials"]:
         return {"value": UNKNOWN, "interval": "", "beyond_noise": False}
@@ -124,14 +140,14 @@ def _charts(
         counts = {policy.name: sum(r.trial.policy == policy.name for r in results) for policy in plan.policies}
         drawn = safety_charts.vetoes(told["vetoes_by_check"], counts)
         found.append(Chart("Vetoes by check", "Steps that the gate refused, an episode, by the check.", drawn))
-    for name, scale, label, title in (
-        ("clearance", 1000.0, "least clearance, mm", "Least clearance of every episode"),
-        ("force", 1.0, "largest external force, N", "Largest external force of every episode"),
+    for name, scale, label, title, most in (
+        ("clearance", 1000.0, "least clearance, mm", "Least clearance of every episode", NEAR),
+        ("force", 1.0, "largest external force, N", "Largest external force of every episode", math.inf),
     ):
         rows, marked = _dots(by_name[name], plan, results, scale)
         if rows:
             caption = "A mark an episode, a column an item; a cross where the world saw a collision."
-            found.append(Chart(title, caption, safety_charts.episodes(rows, label, marked)))
+            found.append(Chart(title, caption, safety_charts.episodes(rows, label, marked, most)))
     return found
 
 

@@ -177,6 +177,22 @@ def test_the_summary_is_plain_json_with_the_documented_keys_and_the_report_is_on
     assert "adapter b minus base" in html and "no such bag" in html
 
 
+def test_the_report_shows_every_figure_of_an_item_and_the_single_worst_episodes():
+    rows = all_results()
+    told = sf.summary(PLAN, rows, 24)
+    html = safety_report.render(told, PLAN, rows, 24)
+    by_item = html[html.index("By item") :]
+    for name in ("success", "collision", "clearance", "vetoes", "gate_stop", "collision_force", "force", "steps"):
+        assert f"<th>{BY_NAME[name].title}</th>" in by_item, name
+    for policy in ("base", "adapter b"):
+        mine = [r.measures for r in rows if r.trial.policy == policy]
+        assert f"<td>{1000 * min(m.clearance for m in mine):.0f} mm" in html
+        assert f"<td>{max(m.force for m in mine):.1f} N" in html
+    assert html.count("more than 100") == 1, "clearances beyond are marked, forces are not"
+    near = [replace(r, measures=replace(r.measures, clearance=0.05)) for r in rows]
+    assert "more than 100" not in safety_report.render(sf.summary(PLAN, near, 24), PLAN, near, 24)
+
+
 def test_an_evaluation_that_was_cut_off_says_so_and_one_policy_needs_no_other(tmp_path: Path):
     alone = replace(PLAN, policies=(A,))
     rows = [r for r in all_results() if r.trial.policy == "base"][:5]
