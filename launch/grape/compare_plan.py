@@ -44,22 +44,16 @@ class Policy:
         return f"pairs_{self.slug if own else self.preset}.json"
 
 
-def policies(preset: str = "default", names: Sequence[str] = ()) -> tuple[Policy, ...]:
+def policies(preset: str = "default") -> tuple[Policy, ...]:
     """What is compared with SFT. All but TPO as printed share ``preset``, so that they differ in method alone; the last
-    is the one that the others are set against. ``names``: of those wanted, in this order, empty: all.
-
-    Raises CompareError naming an unknown one."""
-    known = (
+    is the one that the others are set against."""
+    return (
         Policy("filtered BC", "filtered_bc", preset),
         Policy("success-only pairs", "success_only", preset),
         Policy("step-wise DPO", "step_dpo", preset),
         Policy("TPO paper", "tpo", "paper"),
         Policy("TPO balanced" if preset == "default" else f"TPO {preset}", "tpo", preset),
     )
-    for name in names:
-        if name not in (policy.name for policy in known):
-            raise CompareError(f"no policy {name!r} to compare; there are {', '.join(p.name for p in known)}")
-    return tuple(policy for policy in known if not names or policy.name in names)
 
 
 def read_arms(path: Path) -> tuple[Policy, ...]:
@@ -94,9 +88,9 @@ def read_arms(path: Path) -> tuple[Policy, ...]:
 @dataclass(frozen=True)
 class Plan:
     """``rollout_states``: initial states a task, with ``rollouts`` each; ``updates``: of every training run, ``seeds``
-    runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset`` and
-    ``names``: see :func:`policies`; ``overrides``: of every preset; ``arms``: other policies instead of those;
-    ``first_state``: of the trials."""
+    runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset``: see
+    :func:`policies`; ``arms``: other policies instead of those; ``names``: of the policies wanted, empty: all;
+    ``overrides``: of every preset; ``first_state``: of the trials."""
 
     model: Path
     out: Path
@@ -114,7 +108,10 @@ class Plan:
     first_state: int = 0
 
     def __post_init__(self) -> None:
-        policies(self.preset, self.names)
+        known = [policy.name for policy in self.arms or policies(self.preset)]
+        for name in self.names:
+            if name not in known:
+                raise CompareError(f"no policy {name!r} to compare; there are {', '.join(known)}")
         for name in ("seeds", "rollout_states", "rollouts", "updates", "states", "workers"):
             least = 2 if name == "rollouts" else 1
             if getattr(self, name) < least:
@@ -128,7 +125,8 @@ class Plan:
 
     @property
     def policies(self) -> tuple[Policy, ...]:
-        return self.arms or policies(self.preset, self.names)
+        known = self.arms or policies(self.preset)
+        return tuple(policy for policy in known if not self.names or policy.name in self.names)
 
     def told(self, policy: Policy, seed: int) -> Settings:
         """The settings of one training run: the preset's, with the shared budget of updates."""

@@ -228,6 +228,8 @@ def test_policies_from_a_file_each_with_its_own_settings_and_states(model: Path,
     arms = read_arms(tmp_path / "arms.yaml")
     assert arms[0] == Policy("TPO, no anchor", "tpo", "default", {"supervised_weight": 0.0, "ranking": "success"})
     trainer, out = Trainer(), tmp_path / "out"
+    some = plan(model, out, seeds=1, arms=arms, first_state=300, names=("TPO", "cloning"))
+    assert [policy.name for policy in some.policies] == ["cloning", "TPO"]
     comparison(vla, plan(model, out, seeds=1, arms=arms, first_state=300), train=trainer).run()
     told = {Path(config.output).name: (config.resolved(), Path(config.pairs).name) for config in trainer.told}
     first, second, third = told["tpo_no_anchor-0"], told["cloning-0"], told["tpo-0"]
