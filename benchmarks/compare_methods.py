@@ -49,6 +49,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="training runs of each method")
     parser.add_argument("--rollout-states", type=int, default=16, help="initial states a task that are learnt from")
     parser.add_argument("--rollouts", type=int, default=4, help="rollouts of each of them")
+    parser.add_argument("--temperature", type=float, default=1.0, help="at which they are drawn")
     parser.add_argument("--updates", type=int, default=30, help="of every training run")
     parser.add_argument("--states", type=int, default=50, help="fresh initial states a task that policies are tried on")
     parser.add_argument("--workers", type=int, default=0, help="processes at a time; 0: one a core")
@@ -112,6 +113,7 @@ def main(told: argparse.Namespace) -> None:
         names=tuple(told.policy),
         arms=read_arms(told.arms) if told.arms else (),
         first_state=told.first_state,
+        temperature=told.temperature,
     )
     with progress() as tell:
         comparison = Comparison(

@@ -95,7 +95,9 @@ class Comparison:
 
     def _collect(self) -> None:
         plan, files = self.plan, self.files
-        jobs = rollout_jobs(plan.tasks, plan.rollout_states, plan.rollouts, FIRST_ROLLOUT_STATE, seed=0)
+        jobs = rollout_jobs(
+            plan.tasks, plan.rollout_states, plan.rollouts, FIRST_ROLLOUT_STATE, 0, temperature=plan.temperature
+        )
         missing = files.missing(jobs)
         done = len(jobs) - len(missing)
 

@@ -90,7 +90,7 @@ class Plan:
     """``rollout_states``: initial states a task, with ``rollouts`` each; ``updates``: of every training run, ``seeds``
     runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset``: see
     :func:`policies`; ``arms``: other policies instead of those; ``names``: of the policies wanted, empty: all;
-    ``overrides``: of every preset; ``first_state``: of the trials."""
+    ``overrides``: of every preset; ``first_state``: of the trials; ``temperature``: of the rollouts."""
 
     model: Path
     out: Path
@@ -106,6 +106,7 @@ class Plan:
     names: tuple[str, ...] = ()
     arms: tuple[Policy, ...] = ()
     first_state: int = 0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         known = [policy.name for policy in self.arms or policies(self.preset)]
@@ -148,4 +149,5 @@ class Plan:
             "tasks": list(self.tasks),
             **{name: getattr(self, name) for name in names},
             "overrides": dict(self.overrides),
+            **({"temperature": self.temperature} if self.temperature != 1.0 else {}),
         }

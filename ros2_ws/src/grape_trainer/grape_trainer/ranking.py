@@ -90,12 +90,12 @@ class Ranked:
 
 
 def rank(candidates: Sequence[Candidate], ranking: str, lambdas: Sequence[float] = (0.01, 0.01, 2.0)) -> Ranked:
-    """Rank scores under ``balanced``, ``paper``, ``success`` or ``random``.
+    """Rank scores under one of settings.RANKINGS.
 
     ``balanced``: success, log R_ext and per-token R_self, each z-scored within its task and dropped there
     when it does not vary, summed; success comes first whatever the sum. ``paper``: Eq. 10 with ``lambdas``
-    of R_self (a sum over steps), R_ext and I_success. ``success``: I_success alone. ``random``: a number drawn from the
-    episode's id.
+    of R_self (a sum over steps), R_ext and I_success. ``success``: I_success alone. ``swift``: success, and of two
+    successes the one of fewer steps. ``random``: a number drawn from the episode's id.
     Raises PairsError for an unknown ranking."""
     success = np.array([c.success for c in candidates], dtype=np.float64)
     log_ext = np.array([c.log_r_ext for c in candidates], dtype=np.float64)
@@ -124,11 +124,15 @@ def rank(candidates: Sequence[Candidate], ranking: str, lambdas: Sequence[float]
                 dropped[task] = tuple(constant)
     elif ranking == "success":
         terms = {"success": success}
+    elif ranking == "swift":
+        # below 1, so that no speed outweighs success; a failure that ends early is not better for it
+        steps = np.array([c.steps for c in candidates], dtype=np.float64)
+        terms = {"success": success, "speed": success / (1.0 + np.maximum(steps, 1.0))}
     elif ranking == "random":
         digests = [hashlib.sha256(c.episode_id.encode()).digest() for c in candidates]
         terms = {"chance": np.array([int.from_bytes(d[:6], "big") / 2.0**48 for d in digests], dtype=np.float64)}
     else:
-        raise PairsError(f"unknown ranking {ranking!r}: balanced, paper, success or random")
+        raise PairsError(f"unknown ranking {ranking!r}: balanced, paper, success, swift or random")
     scores = np.sum(list(terms.values()), axis=0) if len(candidates) else np.zeros(0)
     shares = _shares(candidates, terms, scores)
     return Ranked(tuple(candidates), scores, terms, shares, dropped, success_first=ranking not in ("paper", "random"))

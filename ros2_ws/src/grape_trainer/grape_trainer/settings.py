@@ -13,7 +13,7 @@ from grape_trainer.errors import SettingsError
 METHODS = ("tpo", "step_dpo", "success_only", "filtered_bc", "sft")
 CLONING = ("filtered_bc", "sft")
 """Methods that imitate episodes; the others learn from pairs."""
-RANKINGS = ("balanced", "paper", "success", "random")
+RANKINGS = ("balanced", "paper", "success", "swift", "random")
 BETA_MODES = ("sum", "pair_mean_length")
 LOSSES = ("trajectory", "length_normalised")
 REFERENCES = ("sft", "previous")
@@ -32,8 +32,9 @@ class Settings:
 
     ranking: str = "balanced"
     """``balanced``: success, log R_ext and per-token R_self z-scored within the task; ``paper``: Eq. 10;
-    ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes); ``random``: an
-    order without meaning, a control that must teach nothing."""
+    ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes); ``swift``: success,
+    then fewer steps to it, failures all alike; ``random``: an order without meaning, a control that must teach
+    nothing."""
     m: int = 2
     """Top m against bottom m of each initial state, at most half of its rollouts each."""
     lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)

@@ -114,6 +114,22 @@ def test_random_pairs_do_not_hang_on_what_happened(made: list[Candidate]) -> Non
         assert both[0]
 
 
+@settings(deadline=None, max_examples=60)
+@given(rollouts())
+def test_swift_is_success_then_fewer_steps_and_failures_are_alike(made: list[Candidate]) -> None:
+    by_id = {c.episode_id: c for c in made}
+    pairs = build(made, "swift").pairs
+    for pair in pairs:
+        chosen, rejected = by_id[pair.chosen], by_id[pair.rejected]
+        assert chosen.success == 1 and pair.margin > 0
+        assert rejected.success == 0 or chosen.steps < rejected.steps
+    for group in {c.group for c in made}:
+        own = [c for c in made if c.group == group]
+        told = any(p.group == group for p in pairs)
+        wins = [c for c in own if c.success]
+        assert told == (0 < len(wins) < len(own) or len({c.steps for c in wins}) > 1)
+
+
 def test_balanced_score_is_the_sum_of_z_scores_within_the_task() -> None:
     made = [rollout("a", 1, -0.5, -0.3), rollout("b", 0, -2.0, -0.2), rollout("c", 0, -4.0, -0.7)]
     got = rank(made, "balanced").scores
