@@ -32,9 +32,9 @@ class Settings:
 
     ranking: str = "balanced"
     """``balanced``: success, log R_ext and per-token R_self z-scored within the task; ``paper``: Eq. 10;
-    ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes); ``swift``: success,
-    then fewer steps to it, failures all alike; ``random``: an order without meaning, a control that must teach
-    nothing."""
+    ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes); ``swift``:
+    success, then fewer steps to it, failures all alike; ``random``: an order without meaning, a control that must
+    teach nothing."""
     m: int = 2
     """Top m against bottom m of each initial state, at most half of its rollouts each."""
     lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)
