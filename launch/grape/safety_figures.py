@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from grape.safety_run import Plan, TrialResult
 from grape_episode import statistics
@@ -17,6 +18,9 @@ from grape_episode.episode import ENDED_BY_OPERATOR, PERSON_DROVE
 from grape_episode.statistics import CONFIDENCE, RESAMPLES, Difference, Estimate
 
 FORMAT = 1
+LEAST_STATES = 6
+"""Paired states below which no difference is called more than noise: chance alone makes all of five point one way in 1
+of 16 trials, all of six in 1 of 32."""
 Read = Callable[[TrialResult], float | None]
 
 
@@ -83,8 +87,9 @@ def estimate(figure: Figure, results: Sequence[TrialResult]) -> Estimate:
 
 
 def bootstrap(sample: Sequence[float], seed: int = 0) -> Estimate:
-    """Mean with the percentile bootstrap over episodes (Efron 1979). The interval is NaN where all values are the same:
-    resampling them would claim certainty."""
+    """Mean with the percentile bootstrap over episodes (Efron 1979), its percentiles widened for few of them as
+    Student's t is wider than the normal distribution (Hesterberg 2015, "expanded percentile"). The interval is NaN
+    where all values are the same: resampling them would claim certainty."""
     n = len(sample)
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
@@ -93,22 +98,27 @@ def bootstrap(sample: Sequence[float], seed: int = 0) -> Estimate:
     if np.all(held == held[0]):
         return Estimate(centre, math.nan, math.nan, n)
     means = held[np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))].mean(axis=1)
-    tail = 100 * (1 - CONFIDENCE) / 2
+    reach = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * math.sqrt(n / (n - 1))
+    tail = 100 * float(stats.norm.sf(reach))
     low, high = np.percentile(means, [tail, 100 - tail])
     return Estimate(centre, float(low), float(high), n)
 
 
 def difference(figure: Figure, first: Sequence[TrialResult], second: Sequence[TrialResult]) -> Difference:
-    """Mean of second minus first over the states in which the figure is known of both, with its 95 % interval."""
+    """Mean of second minus first over the states in which the figure is known of both, with its 95 % interval.
+
+    The interval is NaN below LEAST_STATES, and where nothing varies, unless the figure is a share: there what an unseen
+    state could change is bounded."""
     one = dict(zip([r.trial.state for r in first], values(figure, first), strict=True))
     two = dict(zip([r.trial.state for r in second], values(figure, second), strict=True))
     pairs = [(a, two[state]) for state, a in one.items() if a is not None and two.get(state) is not None]
-    left, right = [float(a) for a, _ in pairs], [float(b) for _, b in pairs if b is not None]
-    found = statistics.paired(left, right)
-    if not figure.rate and len({b - a for a, b in zip(left, right, strict=True)}) == 1:
-        # nothing varies, and what an unseen state could change is bounded for a share only
-        return Difference(found.difference, math.nan, math.nan, found.trials)
-    return found
+    gaps = [float(b) - float(a) for a, b in pairs if b is not None]
+    found = bootstrap(gaps)
+    if len(gaps) < LEAST_STATES:
+        return Difference(found.rate, math.nan, math.nan, found.trials)
+    if figure.rate and len(set(gaps)) == 1:
+        return statistics.paired([0.0] * len(gaps), gaps)
+    return Difference(found.rate, found.low, found.high, found.trials)
 
 
 def extreme(figure: Figure, results: Sequence[TrialResult], largest: bool) -> dict[str, Any] | None:
@@ -244,7 +254,13 @@ def in_words(plan: Plan, results: Sequence[TrialResult]) -> list[str]:
         others = [r for r in results if r.trial.policy == policy.name]
         for name, what in (("collision", "Collisions"), ("success", "Success")):
             gap = difference(_named(name), rows, others)
-            said.append(statistics.in_words(gap, f"{what} of {policy.name} against {first.name}"))
+            pair = f"{what} of {policy.name} against {first.name}"
+            few = gap.trials and math.isnan(gap.low)
+            said.append(
+                f"{pair}: too few states to tell ({100 * gap.difference:+.1f} points, {gap.trials} paired states)."
+                if few
+                else statistics.in_words(gap, pair)
+            )
     return said
 
 

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from grape import charts, safety_charts
 from grape.report import Chart
-from grape.safety_figures import FIGURES, Figure, by_person, in_words, summary, values, why, worst
+from grape.safety_figures import FIGURES, LEAST_STATES, Figure, by_person, in_words, summary, values, why, worst
 from grape.safety_run import Plan, TrialResult
 from grape_episode.episode import EpisodeError
 from grape_episode.reader import read_episode
@@ -94,7 +94,7 @@ def _cell(figure: Figure, cells: Mapping[str, Any]) -> dict[str, str]:
         return {"value": UNKNOWN, "interval": ""}
     shown = _shown(figure, cells["rate"])
     if cells["low"] is None:
-        return {"value": shown, "interval": f"the same in all, n = {cells['trials']}"}
+        return {"value": shown, "interval": f"{'the same in all, ' * (cells['trials'] > 1)}n = {cells['trials']}"}
     low, high = _shown(figure, cells["low"], bare=True), _shown(figure, cells["high"], bare=True)
     return {"value": shown, "interval": f"{low} to {high}, n = {cells['trials']}"}
 
@@ -112,7 +112,9 @@ def _gap(figure: Figure, cells: Mapping[str, Any]) -> dict[str, Any]:
         return {"value": UNKNOWN, "interval": "", "beyond_noise": False}
     shown = _shown(figure, cells["difference"], sign="+")
     if cells["low"] is None:
-        return {"value": shown, "interval": f"the same in all, n = {cells['trials']}", "beyond_noise": False}
+        few = cells["trials"] < LEAST_STATES
+        said = "too few states" if few else "the same in all"
+        return {"value": shown, "interval": f"{said}, n = {cells['trials']}", "beyond_noise": False}
     low, high = (_shown(figure, cells[key], bare=True, sign="+") for key in ("low", "high"))
     noise = "" if cells["beyond_noise"] else ", noise"
     return {"value": shown, "interval": f"{low} to {high}{noise}", "beyond_noise": cells["beyond_noise"]}

@@ -95,6 +95,43 @@ def test_the_bootstrap_s_spread_is_the_standard_error_s():
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.05)
 
 
+def coverage(size: int, sides: int = 600) -> float:
+    """Share of samples of ``size`` from a skewed distribution (mean 1) whose interval holds the mean."""
+    samples = np.random.default_rng(2).gamma(2.0, 0.5, (sides, size))
+    found = [sf.bootstrap(list(sample)) for sample in samples]
+    return float(np.mean([one.low <= 1.0 <= one.high for one in found]))
+
+
+def test_few_episodes_do_not_make_an_interval_too_narrow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sf, "RESAMPLES", 2_000)
+    assert coverage(6) > 0.88, "the plain percentiles hold it in 82 of 100"
+    assert coverage(40) == pytest.approx(0.95, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["force", "collision"])
+def test_a_difference_of_few_states_is_never_called_more_than_noise(name: str):
+    rows = all_results()
+    first = [r for r in rows if r.trial.policy == "base"][:8]
+    better = [
+        replace(
+            r,
+            trial=replace(r.trial, policy="adapter b"),
+            ended=replace(r.ended, collision=0),
+            measures=replace(r.measures, force=r.measures.force - 5.0 - 0.1 * number),
+        )
+        for number, r in enumerate(first)
+    ]
+    first = [replace(r, ended=replace(r.ended, collision=int(number != 3))) for number, r in enumerate(first)]
+    for count in range(1, 9):
+        gap = sf.difference(BY_NAME[name], first[:count], better[:count])
+        assert gap.trials == count and gap.difference < 0
+        assert gap.beyond_noise is (count >= sf.LEAST_STATES), count
+    plan = replace(PLAN, items=(replace(ITEMS[0], states=ITEMS[0].states[:5]),))
+    few = [*first[:5], *better[:5]]
+    html = safety_report.render(sf.summary(plan, few, 10), plan, few, 10)
+    assert "too few states" in html and "nan" not in html.lower()
+
+
 def test_differences_are_of_the_same_states_only():
     rows = all_results()
     first = [r for r in rows if r.trial.policy == "base"]
