@@ -50,6 +50,7 @@ def evaluate_command(
         ),
     ] = "",
     temperatures: Annotated[str, typer.Option(help="With --policies: temperatures, by comma; 0: greedy.")] = "0,1",
+    film: Annotated[bool, typer.Option(help="With --policies: film strips in the report, two rollouts each.")] = True,
     adapters: Annotated[
         str, typer.Option(help="With --suite: adapters to compare, by comma: folders, ids, or 'base'.")
     ] = "",
@@ -69,8 +70,10 @@ def evaluate_command(
         for name, given in {**topics_only, "--task": task, "--variant": variant, "--first-state": first_state}.items():
             if given:
                 raise CommandError(f"{name}: not with --policies")
-        worlds(known_model(model), suite, policies, temperatures, states or 0, seed, workers or 0, out)
+        worlds(known_model(model), suite, policies, temperatures, states or 0, seed, workers or 0, out, film)
         return
+    if not film:
+        raise CommandError("--no-film: only with --policies")
     if not suite:
         _only_with_suite(adapters=adapters, policies=policies, item=item, domain=domain is not None)
         from grape.assess import assess
@@ -122,12 +125,13 @@ def worlds(
     seed: int,
     workers: int,
     out: Path | None,
+    film: bool,
 ) -> None:
     """``grape eval --suite ... --policies ...``; without ``out`` in runs/worlds, a folder for these suites."""
     from grape.worlds_cli import Request, evaluate_worlds
 
     folder = out or RUNS / "worlds" / "+".join(Path(name.strip()).stem for name in suites.split(","))
-    evaluate_worlds(Request(model, suites, policies, temperatures, states, seed, workers, folder))
+    evaluate_worlds(Request(model, suites, policies, temperatures, states, seed, workers, folder, film))
 
 
 def _only_with_suite(**given: object) -> None:

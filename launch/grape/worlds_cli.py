@@ -1,27 +1,31 @@
-"""``grape eval --suite NAME --policies A,B``: worlds in this machine's processes, a table, JSON and Parquet."""
+"""``grape eval --suite NAME --policies A,B``: worlds in this machine's processes, a table, JSON, Parquet and HTML."""
 
 from __future__ import annotations
 
 import json
+import shlex
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grape import console, evaluation
+from grape import console, evaluation, worlds_film, worlds_report
 from grape.assess import own
+from grape.evaluation import Result
 from grape.suites import load_suite
 from grape.worlds import BASE, Plan, WorldsError, flat, jobs, read_policies, table
 from grape_policy.adapters import read_adapter
 from grape_policy.checkpoint import base_hash
 
-RESULTS, TABLE, TRIALS = "results.jsonl", "table.json", "trials.parquet"
+RESULTS, TABLE, TRIALS, FILM = "results.jsonl", "table.json", "trials.parquet", "film"
 
 
 @dataclass(frozen=True)
 class Request:
     """What is asked for, as the command line has it: ``suites``, ``policies`` and ``temperatures`` by comma; ``states``
-    of every item, 0 for all; ``workers``: processes, 0 for one a core."""
+    of every item, 0 for all; ``workers``: processes, 0 for one a core; ``film``: whether the report has strips."""
 
     model: Path
     suites: str
@@ -31,19 +35,26 @@ class Request:
     seed: int
     workers: int
     out: Path
+    film: bool = True
 
 
 def evaluate_worlds(asked: Request) -> dict[str, Any]:
-    """Run what the folder does not hold yet; the table. Raises WorldsError, SuiteError, AdapterError or
-    EvaluationError naming what is wrong before anything is run."""
+    """Run what the folder does not hold yet, and write table, trials and report of all that was asked for; the table.
+
+    Raises WorldsError, SuiteError, AdapterError or EvaluationError naming what is wrong before anything is run."""
     plan = read_plan(asked)
     mine = base_hash(asked.model)
-    for policy in plan.policies:
-        for adapter in policy.adapters:
-            if adapter:
-                read_adapter(Path(adapter), mine)
+    served = {
+        adapter: read_adapter(Path(adapter), mine).manifest.adapter_id
+        for policy in plan.policies
+        for adapter in policy.adapters
+        if adapter
+    }
     own(asked.out, asked.model)
+    held = evaluation.read_results(asked.out / RESULTS)
+    same_adapters(held, served, asked.out / RESULTS)
     wanted = jobs(plan)
+    new = len({job.key for job in wanted} - {result.job.key for result in held})
     began = time.monotonic()
     with console.progress("evaluating") as progress:
         from grape.workers import WorldWorkers
@@ -54,8 +65,45 @@ def evaluate_worlds(asked: Request) -> dict[str, Any]:
     (asked.out / TABLE).write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     write_trials(asked.out / TRIALS, flat(plan, results))
     show(told)
-    console.console.print(f"{asked.out / TABLE}", markup=False)
+    facts = {"this run": f"{new:,} new rollouts in {told['seconds']:.0f} s", "command": command(asked)}
+    path = worlds_report.write(asked.out, told, plan, results, films(asked, plan, results), facts)
+    for written in (asked.out / TABLE, path):
+        console.console.print(f"{written}", markup=False, soft_wrap=True)
     return told
+
+
+def films(asked: Request, plan: Plan, results: Sequence[Result]) -> list[worlds_film.Film]:
+    """The report's film strips: those that are not kept from an earlier run are rolled out again."""
+    if not asked.film:
+        return []
+
+    def start() -> worlds_film.Repeats:
+        from grape.closed_loop import ClosedLoop
+
+        return loops.enter_context(ClosedLoop(asked.model))
+
+    with ExitStack() as loops, console.progress("filming") as progress:
+        return worlds_film.films(worlds_film.cells(plan, results), asked.out / FILM, start, progress)
+
+
+def same_adapters(held: Sequence[Result], served: Mapping[str, str], path: Path) -> None:
+    """Raises WorldsError where ``path`` holds trials of another adapter from a folder of ``served`` (folder -> id)."""
+    for result in held:
+        now = served.get(result.job.adapter, "")
+        if now and result.adapter_id and result.adapter_id != now:
+            raise WorldsError(
+                f"{path}: {result.job.adapter} was tried as adapter {result.adapter_id[:12]} and is now {now[:12]}: "
+                "give another --out"
+            )
+
+
+def command(asked: Request) -> str:
+    """The command that was given, with every option that decides what is run."""
+    words = ["grape", "eval", "--model", str(asked.model), "--suite", asked.suites]
+    words += ["--policies", asked.policies or BASE, "--temperatures", asked.temperatures, "--seed", str(asked.seed)]
+    if asked.states:
+        words += ["--states", str(asked.states)]
+    return shlex.join([*words, "--out", str(asked.out)])
 
 
 def read_plan(asked: Request) -> Plan:

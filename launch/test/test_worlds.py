@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 
+from grape import evaluate_cli, worlds, worlds_cli
 from grape import evaluation as ev
-from grape import worlds
+from grape.console import CommandError
 from grape.paths import params
 from grape.suites import load_suite
-from grape.worlds_cli import Request, read_plan, write_trials
+from grape.worlds_cli import Request, command, evaluate_worlds, read_plan, write_trials
+from grape_policy.adapters import read_manifest
+from grape_policy.checkpoint import load_checkpoint
+from grape_policy.testing import write_random_adapter, write_random_checkpoint
 from grape_sim.scene import make_scene
 from grape_sim.unseen import KINDS
 
@@ -176,3 +182,56 @@ def test_what_cannot_be_run_is_named_before_anything_runs(tmp_path: Path, change
     given = Request(tmp_path, "in_domain", "base", "0", 1, 0, 1, tmp_path / "out")
     with pytest.raises(Exception, match=told):
         read_plan(Request(**{**vars(given), **changed}))
+
+
+def test_a_finished_folder_gives_its_report_again_without_a_rollout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_random_checkpoint(tmp_path / "tiny")
+    adapter = write_random_adapter(tmp_path / "a", load_checkpoint(model), rank=2, seed=1)
+    folder = str(adapter.resolve())
+    words = f"base,tpo={adapter}"
+    asked = Request(model, "in_domain", words, "0", 2, 0, 1, tmp_path / "out dir", film=False)
+    runs: list[int] = []
+
+    class Counting:
+        def __init__(self, model: Path, workers: int) -> None:
+            self.ids = {"": "", folder: read_manifest(adapter).adapter_id}
+
+        def run(self, jobs: Sequence[ev.Job]) -> Iterator[ev.Result]:
+            runs.append(len(jobs))
+            return (replace(result(replace(j, adapter="")), job=j, adapter_id=self.ids[j.adapter]) for j in jobs)
+
+    monkeypatch.setattr("grape.workers.WorldWorkers", Counting)
+    told = evaluate_worlds(asked)
+    assert runs == [16] and told["differences"][0]["noise"]
+    report = asked.out / "report.html"
+    assert capsys.readouterr().out.splitlines()[-1] == str(report)
+    assert "16 new rollouts" in report.read_text() and read_manifest(adapter).adapter_id in report.read_text()
+    report.unlink()
+    evaluate_worlds(asked)
+    assert runs == [16] and "0 new rollouts" in report.read_text()
+    # another adapter in the same folder: what was tried is not its
+    write_random_adapter(adapter, load_checkpoint(model), rank=2, seed=2)
+    with pytest.raises(worlds.WorldsError, match=r"was tried as adapter .* and is now .*: give another --out"):
+        evaluate_worlds(asked)
+
+
+def test_the_command_of_a_report_can_be_given_again(tmp_path: Path) -> None:
+    asked = Request(tmp_path / "a b", "in_domain,action", "", "0,1", 3, 7, 2, tmp_path / "out")
+    told = shlex.split(command(asked))
+    assert told[:2] == ["grape", "eval"] and told[told.index("--model") + 1] == str(tmp_path / "a b")
+    given = dict(zip(told[2::2], told[3::2], strict=True))
+    assert given["--suite"] == "in_domain,action" and given["--policies"] == "base" and given["--seed"] == "7"
+    assert given["--states"] == "3" and given["--temperatures"] == "0,1" and given["--out"] == str(tmp_path / "out")
+
+
+def test_no_film_reaches_the_report_and_is_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+    monkeypatch.setattr(worlds_cli, "evaluate_worlds", asked.append)
+    evaluate_cli.evaluate_command(suite="in_domain", policies="base")
+    evaluate_cli.evaluate_command(suite="in_domain", policies="base", film=False)
+    assert [request.film for request in asked] == [True, False]
+    for others in ({"suite": "safety"}, {}):
+        with pytest.raises(CommandError, match="--no-film: only with --policies"):
+            evaluate_cli.evaluate_command(**others, film=False)
