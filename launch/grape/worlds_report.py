@@ -110,7 +110,7 @@ def cautions(told: Mapping[str, Any], plan: Plan) -> list[str]:
     if any(suite.name.startswith(TUNING) for suite in plan.suites):
         said.append("Suites for tuning: figures on states by which something was chosen flatter the choice.")
     if plan.states:
-        said.append(f"Only {plan.states} initial states of every item were tried.")
+        said.append(f"Of every item only so many initial states were tried: {plan.states}.")
     fewest = min(sum(len(item.states) for item in plan.items(suite)) for suite in plan.suites)
     if fewest < FEW and len(plan.policies) > 1:
         said.append(f"{fewest} states in a suite: intervals of differences over so few are too narrow.")
