@@ -35,7 +35,9 @@ def evaluate_command(
     variant: Annotated[str, typer.Option(help="Variant of the world: clean; with --suite its own.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: greedy.")] = 0.0,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes; 0: one a core. Not with --suite.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes; 0: one a core. With --suite only beside --policies.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, runs/eval; with --suite runs/safety/SUITE. It goes on.")
     ] = None,
@@ -49,7 +51,7 @@ def evaluate_command(
             "comma: 'base', an adapter's folder, or NAME=FOLDER+FOLDER, a folder a training seed."
         ),
     ] = "",
-    temperatures: Annotated[str, typer.Option(help="With --policies: temperatures, by comma; 0: greedy.")] = "0,1",
+    temperatures: Annotated[str, typer.Option(help="With --policies: by comma, 0: greedy. Default 0,1.")] = "",
     film: Annotated[bool, typer.Option(help="With --policies: film strips in the report, two rollouts each.")] = True,
     adapters: Annotated[
         str, typer.Option(help="With --suite: adapters to compare, by comma: folders, ids, or 'base'.")
@@ -70,10 +72,11 @@ def evaluate_command(
         for name, given in {**topics_only, "--task": task, "--variant": variant, "--first-state": first_state}.items():
             if given:
                 raise CommandError(f"{name}: not with --policies")
-        worlds(known_model(model), suite, policies, temperatures, states or 0, seed, workers or 0, out, film)
+        worlds(known_model(model), suite, policies, temperatures or "0,1", states or 0, seed, workers or 0, out, film)
         return
-    if not film:
-        raise CommandError("--no-film: only with --policies")
+    for name, given in (("--no-film", not film), ("--temperatures", temperatures)):
+        if given:
+            raise CommandError(f"{name}: only with --policies")
     if not suite:
         _only_with_suite(adapters=adapters, policies=policies, item=item, domain=domain is not None)
         from grape.assess import assess

@@ -232,6 +232,9 @@ def test_no_film_reaches_the_report_and_is_refused_elsewhere(monkeypatch: pytest
     evaluate_cli.evaluate_command(suite="in_domain", policies="base")
     evaluate_cli.evaluate_command(suite="in_domain", policies="base", film=False)
     assert [request.film for request in asked] == [True, False]
+    assert [request.temperatures for request in asked] == ["0,1", "0,1"]
     for others in ({"suite": "safety"}, {}):
         with pytest.raises(CommandError, match="--no-film: only with --policies"):
             evaluate_cli.evaluate_command(**others, film=False)
+        with pytest.raises(CommandError, match="--temperatures: only with --policies"):
+            evaluate_cli.evaluate_command(**others, temperatures="0.5")
