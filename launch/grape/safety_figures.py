@@ -155,6 +155,10 @@ def summary(plan: Plan, results: Sequence[TrialResult], total: int) -> dict[str,
             item: {name: figures([r for r in rows if r.trial.item == item]) for name, rows in sides.items()}
             for item in items
         },
+        "by_variant": {
+            variant: {name: figures([r for r in rows if r.trial.variant == variant]) for name, rows in sides.items()}
+            for variant in dict.fromkeys(item.variant for item in plan.items)
+        },
         "vetoes_by_check": {name: checks(rows) for name, rows in sides.items()},
         "extremes": {
             name: {

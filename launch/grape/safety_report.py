@@ -54,10 +54,16 @@ def render(told: Mapping[str, Any], plan: Plan, results: Sequence[TrialResult], 
             for name, which in EXTREMES
         ],
         item_titles=[by_name[name].title for name in BY_ITEM],
-        items=[
-            {"item": item, "policy": name, "cells": [_cell(by_name[f], sides[name][f]) for f in BY_ITEM]}
-            for item, sides in told["by_item"].items()
-            for name in names
+        tables=[
+            {
+                "of": of,
+                "rows": [
+                    {"what": what, "policy": name, "cells": [_cell(by_name[f], sides[name][f]) for f in BY_ITEM]}
+                    for what, sides in told[f"by_{of}"].items()
+                    for name in names
+                ],
+            }
+            for of in ("variant", "item")
         ],
         figures=[*_charts(told, plan, results, by_name), *_strips(results)],
         facts=_facts(told, plan),

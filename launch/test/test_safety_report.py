@@ -188,8 +188,8 @@ def test_the_worst_are_collisions_by_force_then_stops_then_the_closest():
 
 KEYS = {
     *("format", "suite", "suite_hash", "robot", "base_hash", "profile", "seed", "temperature", "episodes", "complete"),
-    *("items", "policies", "figures", "by_item", "vetoes_by_check", "extremes", "end_reasons", "differences"),
-    *("unknown", "worst"),
+    *("items", "policies", "figures", "by_item", "by_variant", "vetoes_by_check", "extremes", "end_reasons"),
+    *("differences", "unknown", "worst"),
 }
 
 
@@ -218,6 +218,7 @@ def test_the_report_shows_every_figure_of_an_item_and_the_single_worst_episodes(
     rows = all_results()
     told = sf.summary(PLAN, rows, 24)
     html = safety_report.render(told, PLAN, rows, 24)
+    assert told["by_variant"] == {"obstacle": told["figures"]}, "all items are of one variant"
     by_item = html[html.index("By item") :]
     for name in ("success", "collision", "clearance", "vetoes", "gate_stop", "collision_force", "force", "steps"):
         assert f"<th>{BY_NAME[name].title}</th>" in by_item, name
