@@ -85,7 +85,12 @@ def vector_between(start: Array, end: Array) -> Array:
 
 def tcp_of(joints: Array) -> Array:
     """TCP (7,) of angles (7,) radians."""
-    tool = frames_of(joints)[-1]
+    return pose_of(frames_of(joints))
+
+
+def pose_of(frames: list[Array]) -> Array:
+    """TCP (7,) of ``frames_of``."""
+    tool = frames[-1]
     return np.concatenate([tool[:3, 3], quaternion_of(tool[:3, :3])])
 
 
@@ -131,6 +136,8 @@ def turned(action: tuple[float, ...], convention: str, share: float) -> Rotation
         whole = Rotation.from_rotvec([0, 0, z]) * Rotation.from_rotvec([0, y, 0]) * Rotation.from_rotvec([x, 0, 0])
     else:
         whole = Rotation.from_rotvec([x, y, z])
+    if share == 1.0:
+        return whole
     return Rotation.from_rotvec(share * whole.as_rotvec())
 
 

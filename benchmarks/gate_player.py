@@ -42,16 +42,22 @@ class Failure:
 _profile = functools.cache(load_profile)
 
 
+@functools.cache
+def _model(profile: Path) -> ArmModel | None:
+    # one for all streams: a gate's node has one for all episodes, too
+    return ArmModel.of(_profile(profile))
+
+
 class Player:
     """One gate (``grape_robot.keeper``), what it tells the arm, and one checker that looks on.
 
-    ``times``: {check: [ns]} of every judgement, appended to."""
+    ``times``: {check: [(ns of the wall's clock, ns of the processor)]} of every judgement, appended to."""
 
     def __init__(self, profile: Path, times: Any) -> None:
         self.profile = _profile(profile)
         self.checker = Checker(limits_of(profile))
         self.said: Counter[str] = Counter()
-        self._arm = ArmModel.of(self.profile)
+        self._arm = _model(profile)
         self._surroundings = Surroundings()
         drive = Drive(self.profile, self._send, lock_step=False)
         gripper = Gripper()
@@ -143,9 +149,11 @@ class Player:
         senses = self._surroundings.senses()
         self.keeper.watch(senses)
         request = (policy_request if policy else operator_request)(message)
-        began = time.perf_counter_ns()
-        verdict, _ = gate.judge(self.profile, self._arm, self.keeper.state, request, senses)
-        self._times[verdict.check].append(time.perf_counter_ns() - began)
+        state = self.keeper.state
+        worked, began = time.thread_time_ns(), time.perf_counter_ns()
+        verdict, _ = gate.judge(self.profile, self._arm, state, request, senses)
+        took = time.perf_counter_ns() - began
+        self._times[verdict.check].append((took, time.thread_time_ns() - worked))
         self._surroundings.said = None
         (self.keeper.step if policy else self.keeper.operate)(message)
         said = self._surroundings.said
@@ -180,11 +188,14 @@ class Surroundings:
     """What the keeper asks of its node: what is sensed is what the stream says."""
 
     def __init__(self) -> None:
-        self.facts = Facts(0.0, 0)
+        self.facts = self._of = Facts(0.0, 0)
+        self._senses = senses_of(self.facts)
         self.said: Said | None = None
 
     def senses(self) -> Senses:
-        return senses_of(self.facts)
+        if self._of is not self.facts:
+            self._of, self._senses = self.facts, senses_of(self.facts)
+        return self._senses
 
     def observed(self, stamp: int) -> bool:
         return True

@@ -148,8 +148,8 @@ class Rules:
         asked = np.array(ask.action[:3])
         length = float(np.linalg.norm(asked))
         share = 1.0
-        whole = turned(ask.action, ask.rotation, 1.0).magnitude()
         if self.limits["shorten_steps"]:
+            whole = turned(ask.action, ask.rotation, 1.0).magnitude()
             share = min(1.0, way / length if length > ROUNDING else turn / whole if whole > ROUNDING else 1.0)
         expected = (turned(ask.action, ask.rotation, share) * Rotation.from_quat(start[3:])).as_quat()
         off, skew = float(np.linalg.norm(start[:3] + share * asked - target[:3])), angle_between(expected, target[3:])

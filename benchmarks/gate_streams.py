@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from arm_geometry import Array, frames_of, jacobian_of, tcp_of, vector_between
+from arm_geometry import Array, frames_of, jacobian_of, pose_of, vector_between
 from gate_rules import Ask
 from scipy.spatial.transform import Rotation
 
@@ -39,8 +38,7 @@ class Stream:
         self.random = np.random.default_rng([seed, number])
         self.now = float(self.random.uniform(10.0, 1e5))
         self.stamp = int(self.random.integers(10**9, 2 * 10**18))
-        self.joints = REST + self.random.normal(0.0, 0.08, 7)
-        self.pose = tcp_of(self.joints)
+        self._stand(REST + self.random.normal(0.0, 0.08, 7))
         self.faults: dict[str, int] = {}
         self.calm = self.random.random() < 0.5
         self.episode, self.index, self.sequence = "", 0, 0
@@ -110,7 +108,7 @@ class Stream:
                 return
         elif self.random.random() < 0.02:
             self.operator = int(self.random.integers(1, 12))
-        yield {"do": "step", "ask": asdict(self._ask()), "facts": self._facts()}
+        yield {"do": "step", "ask": dict(vars(self._ask())), "facts": self._facts()}
 
     def _copies(self) -> int:
         return 1 if self.random.random() < 0.97 else int(self.random.integers(0, 6))
@@ -123,15 +121,18 @@ class Stream:
         """The arm goes most of the way to what it was told: one step of resolved motion."""
         if self.reach is None or not np.isfinite(self.reach).all():
             return
-        frames = frames_of(self.joints)
+        frames = self.frames
         wanted = Rotation.from_quat(self.reach[3:]).as_matrix()
         error = np.concatenate([self.reach[:3] - frames[-1][:3, 3], vector_between(frames[-1][:3, :3], wanted)])
         if float(np.abs(error).max()) > 0.3:
             return
         matrix = jacobian_of(frames)
         step = matrix.T @ np.linalg.solve(matrix @ matrix.T + 1e-4 * np.eye(6), 0.8 * error)
-        self.joints = self.joints + np.clip(step, -0.2, 0.2)
-        self.pose = tcp_of(self.joints)
+        self._stand(self.joints + np.clip(step, -0.2, 0.2))
+
+    def _stand(self, joints: Array) -> None:
+        self.joints, self.frames = joints, frames_of(joints)
+        self.pose = pose_of(self.frames)
 
     def _upset(self) -> None:
         """Faults come and go."""
@@ -139,8 +140,7 @@ class Stream:
         if self.random.random() < (0.03 if self.calm else 0.12):
             self.faults[str(self.random.choice(FAULTS))] = int(self.random.integers(1, 5))
         if self.random.random() < 0.01:
-            self.joints = self._anywhere()
-            self.pose = tcp_of(self.joints)
+            self._stand(self._anywhere())
 
     def _anywhere(self) -> Array:
         """Joints all over their range, or near one end of one of them."""
@@ -213,7 +213,7 @@ class Stream:
         else:
             push = np.zeros(7)
             push[int(self.random.integers(7))] = self.random.choice([-1.0, 1.0])
-            way = (jacobian_of(frames_of(self.joints)) @ push)[:3]
+            way = (jacobian_of(self.frames) @ push)[:3]
         length = float(np.linalg.norm(way))
         return way / length if length > 1e-9 else np.array([1.0, 0.0, 0.0])
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import pinocchio as pin
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from grape_episode.geometry import Pose
 from grape_robot import quaternions
@@ -63,7 +63,7 @@ class ArmModel:
         # views into Pinocchio's own memory: reading one costs a tenth of asking for it
         self.radii = tuple(sphere.radius for sphere in self.spheres)
         self._views = [self._data.oMf[frame].translation for frame in frames]
-        self._damping = _DAMPING * np.eye(6)
+        self._damping = np.asfortranarray(_DAMPING * np.eye(6))
 
     @classmethod
     def of(cls, profile: GateProfile, source: str = "profile") -> ArmModel | None:
@@ -104,9 +104,11 @@ class ArmModel:
     def follow(self, joints: Sequence[float], way: Sequence[float]) -> tuple[float, ...]:
         """The same for a ``way`` (6,) of the TCP: metres, and the rotation vector in the base frame."""
         q = np.array(joints)
-        jacobian = pin.computeFrameJacobian(self._model, self._data, q, self._tcp, pin.LOCAL_WORLD_ALIGNED)
-        _, solution, _ = lapack.dposv(jacobian @ jacobian.T + self._damping, way)
-        return tuple((q + solution @ jacobian).tolist())
+        transposed = pin.computeFrameJacobian(self._model, self._data, q, self._tcp, pin.LOCAL_WORLD_ALIGNED).T
+        # BLAS by name: on matrices this small NumPy's operators take most of the time
+        square = blas.dsyrk(1.0, transposed, 1.0, self._damping, 1)  # J J^T + l^2 I, its upper half
+        _, solution, _ = lapack.dposv(square, way)
+        return tuple(blas.dgemv(1.0, transposed, solution, 1.0, q).tolist())  # q + J^T solution
 
     def centres(self, joints: Sequence[float]) -> list[list[float]]:
         """Where the spheres' centres are, each (3,) metres in the base frame, for ``joints`` (7,) radians."""

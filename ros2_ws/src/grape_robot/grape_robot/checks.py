@@ -238,10 +238,11 @@ def _links(
 ) -> str:
     floor, margin = profile.box.low[2], profile.keep_out_margin
     after = arm.centres(there)
-    touched: list[tuple[int, Box | None]] = []
-    for index, (place, radius) in enumerate(zip(after, arm.radii, strict=True)):
-        if place[2] - radius < floor:
-            touched.append((index, None))
+    touched: list[tuple[int, Box | None]] = [
+        (index, None)
+        for index, ((_, _, z), radius) in enumerate(zip(after, arm.radii, strict=True))
+        if z - radius < floor
+    ]
     for forbidden in boxes:
         # most spheres are far from most boxes: the comparisons along one axis say so
         (a, b, c), (d, e, f) = forbidden.low, forbidden.high

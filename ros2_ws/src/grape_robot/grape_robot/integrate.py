@@ -53,8 +53,9 @@ def apart(a: Placed, b: Placed) -> tuple[float, float]:
 
 def anchored(reference: Placed, measured: Placed, gap_metres: float, gap_radians: float) -> Placed:
     """``reference``, or ``measured`` where the two differ by more than either gap (metres; radians)."""
-    distance, angle = apart(reference, measured)
-    return measured if distance > gap_metres or angle > gap_radians else reference
+    if math.dist(reference[0], measured[0]) > gap_metres or quaternions.angle(reference[1], measured[1]) > gap_radians:
+        return measured
+    return reference
 
 
 def displaced(start: Placed, action: Sequence[float], rotation: str) -> Placed:

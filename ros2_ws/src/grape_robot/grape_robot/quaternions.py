@@ -40,15 +40,24 @@ def conjugate(q: Quaternion) -> Quaternion:
 
 def angle(p: Quaternion, q: Quaternion) -> float:
     """Angle of the rotation between the two (of length one), radians in [0, pi]."""
-    x, y, z, w = product(conjugate(p), q)
+    # written out: product(conjugate(p), q)
+    px, py, pz, pw = p
+    qx, qy, qz, qw = q
+    x = pw * qx - qw * px + (pz * qy - py * qz)
+    y = pw * qy - qw * py + (px * qz - pz * qx)
+    z = pw * qz - qw * pz + (py * qx - px * qy)
+    w = pw * qw + px * qx + py * qy + pz * qz
     return 2.0 * math.atan2(math.sqrt(x * x + y * y + z * z), abs(w))
 
 
 def from_euler(roll: float, pitch: float, yaw: float) -> Quaternion:
     """Rz(yaw) Ry(pitch) Rx(roll); radians."""
-    r, p, y = roll / 2.0, pitch / 2.0, yaw / 2.0
-    q = product((0.0, math.sin(p), 0.0, math.cos(p)), (math.sin(r), 0.0, 0.0, math.cos(r)))
-    return product((0.0, 0.0, math.sin(y), math.cos(y)), q)
+    sr, cr = math.sin(roll / 2.0), math.cos(roll / 2.0)
+    sp, cp = math.sin(pitch / 2.0), math.cos(pitch / 2.0)
+    sy, cy = math.sin(yaw / 2.0), math.cos(yaw / 2.0)
+    # written out, without the zeros: the product of pitch and roll, then that of yaw and both
+    x, y, z, w = cp * sr, cr * sp, -sp * sr, cp * cr
+    return cy * x - sy * y, cy * y + sy * x, cy * z + w * sy, cy * w - sy * z
 
 
 def from_vector(vector: Sequence[float]) -> Quaternion:

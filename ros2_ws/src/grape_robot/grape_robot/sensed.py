@@ -63,7 +63,8 @@ def unfit(profile: GateProfile, senses: Senses) -> tuple[str, str]:
     if pose is not None and senses.measured_frame != profile.frame:
         return "state", f"the measured TCP is in frame {senses.measured_frame!r}, expected {profile.frame!r}"
     if pose is not None and not is_pose(pose):
-        return "state", f"the measured TCP is no pose: position {pose.position}, quaternion {pose.quaternion}"
+        place, turned = pose.position.tolist(), pose.quaternion.tolist()  # an array takes 200 us to print itself
+        return "state", f"the measured TCP is no pose: position {place}, quaternion {turned}"
     if profile.needs_model and senses.joints is not None:
         if len(senses.joints) != JOINTS:
             return "state", f"{len(senses.joints)} measured joints, expected {JOINTS}"

@@ -44,7 +44,8 @@ def begin(profile: GateProfile, last: SetPoint | None, measured: Pose, now: floa
 
 def aim(point: SetPoint, target: Pose, seconds: float, now: float) -> SetPoint:
     """Goes to ``target`` and arrives ``seconds`` after ``now``, or later where the slew limits ask for it."""
-    return SetPoint(point.pose, target, now + seconds, now)
+    # where the clock has gone back, time that has passed once does not count twice
+    return SetPoint(point.pose, target, now + seconds, max(now, point.moved))
 
 
 def freeze(point: SetPoint) -> SetPoint:

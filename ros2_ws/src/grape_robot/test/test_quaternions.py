@@ -55,3 +55,11 @@ def test_between_lies_on_the_shorter_way(p, q, part) -> None:
     there = quaternions.between(p, q, part)
     assert math.isclose(quaternions.angle(p, there), part * whole, abs_tol=1e-7)
     assert math.isclose(quaternions.angle(there, q), (1.0 - part) * whole, abs_tol=1e-7)
+
+
+@settings(deadline=None)
+@given(raw, raw)
+def test_the_angle_is_that_of_the_product_to_the_last_bit(p, q) -> None:
+    p, q = unit(p), unit(q)
+    x, y, z, w = quaternions.product(quaternions.conjugate(p), q)
+    assert quaternions.angle(p, q) == 2.0 * math.atan2(math.sqrt(x * x + y * y + z * z), abs(w))

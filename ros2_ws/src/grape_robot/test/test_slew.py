@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -19,6 +19,7 @@ PROFILE = load_profile(Path(__file__).parents[4] / "launch" / "params" / "gate_s
 HOME = Pose(np.array([0.45, 0.0, 0.25]), np.array([1.0, 0.0, 0.0, 0.0]))
 PERIOD = PROFILE.control_period
 
+STAYS = (0.0, 0.0, 0.0)
 offset = st.tuples(*[st.floats(-0.1, 0.1)] * 3)
 turn = st.tuples(*[st.floats(-0.5, 0.5)] * 3)
 
@@ -33,6 +34,7 @@ def away(way, rotation) -> Pose:
     st.floats(0.0, 0.5),
     st.floats(0.0, 1.0),
 )
+@example([(STAYS, STAYS, [-0.0078125]), ((0.0, 0.0, 0.0625), STAYS, [0.015625])], 0.5, 0.0)  # aims as it goes back
 def test_no_step_is_longer_than_its_time_allows(drives, speed, rotation_speed) -> None:
     profile = replace(PROFILE, slew_speed=speed, slew_rotation_speed=rotation_speed)
     now, reached = 100.0, 100.0
