@@ -19,6 +19,8 @@ from grape_episode.testing import wait_for
 
 PATIENCE = 3.0
 """Seconds that a row waits for the gate's word: more than any bound."""
+BEGUN = 1_000
+"""Bytes of a bag that has more on the disk than its head."""
 STOPPED_EPISODE = "gate_fault"
 """How an episode ends when the gate has stopped."""
 
@@ -209,9 +211,14 @@ def _goes_on(rig: Rig, since: float, steps: int, seen: str, seconds: float, boun
 
 def disk_full(rig: Rig) -> Found:
     """The recorder's files may not grow any more; the policy goes on, the record says that it is cut short."""
-    size = sum(file.stat().st_size for file in (rig.bags / rig.newest_episode()).iterdir())
+    bag = rig.bags / rig.newest_episode()
+
+    def size() -> int:
+        return sum(file.stat().st_size for file in bag.iterdir())
+
+    wait_for(lambda: size() > BEGUN, "the first messages on the disk", 20.0)
     since, free = time.monotonic(), resource.RLIM_INFINITY
-    resource.prlimit(rig.pid("recorder"), resource.RLIMIT_FSIZE, (size + 20_000, free))
+    resource.prlimit(rig.pid("recorder"), resource.RLIMIT_FSIZE, (size() + 20_000, free))
     try:
         wait_for(lambda: rig.lab.seen.records, "the end of the record", 20.0)
     finally:
