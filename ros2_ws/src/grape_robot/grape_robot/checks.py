@@ -24,6 +24,9 @@ _ROUNDING = 1e-9
 NEARING = 0.005
 """Radians by which a joint within its margin must have come nearer to its limit: less is the arm's own trembling."""
 
+REACH = 1.0
+"""Metres from the arm's base to its farthest sphere, rounded up."""
+
 Check = Callable[[GateProfile, GateState, StepRequest, Senses], str]
 
 
@@ -252,7 +255,11 @@ def _links(
                 continue
             if forbidden.distance((x, y, z)) <= reach:
                 touched.append((index, forbidden))
-    return _entering(profile, arm, touched, arm.centres(now), after) if touched else ""
+    if not touched:
+        return ""
+    # what a second-order term can take back of a predicted departure, at the arm's reach
+    doubt = 0.5 * sum((b - a) ** 2 for a, b in zip(now, there, strict=True)) * REACH
+    return _entering(profile, arm, touched, arm.centres(now), after, doubt)
 
 
 def _entering(
@@ -261,17 +268,18 @@ def _entering(
     touched: list[tuple[int, Box | None]],
     before: list[list[float]],
     after: list[list[float]],
+    doubt: float,
 ) -> str:
     """Of the spheres that touch something, the first that does not leave it: an arm that is there already must be able
-    to, and may move if that takes it further away."""
+    to, and may move if that takes it further away by more than ``doubt`` metres."""
     floor, margin = profile.box.low[2], profile.keep_out_margin
     for index, obstacle in touched:
         radius, was, there = arm.radii[index], before[index], after[index]
         if obstacle is None:
-            leaves, what = was[2] - radius < floor and there[2] > was[2], "the floor of the box"
+            leaves, what = was[2] - radius < floor and there[2] > was[2] + doubt, "the floor of the box"
         else:
             gap, what = obstacle.distance(was), obstacle.name
-            leaves = gap <= radius + margin and obstacle.distance(there) > gap
+            leaves = gap <= radius + margin and obstacle.distance(there) > gap + doubt
         if not leaves:
             return f"a sphere of {arm.spheres[index].link} would touch {what}"
     return ""
