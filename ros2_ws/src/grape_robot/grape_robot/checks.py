@@ -211,12 +211,13 @@ def _joints(profile: GateProfile, now: tuple[float, ...], there: tuple[float, ..
             break
     else:
         return ""
+    doubt = _second_order(now, there)
     for joint, (was, angle, low, high) in enumerate(zip(now, there, limits.low, limits.high, strict=True), 1):
         step, low, high = angle - was, low + margin, high - margin
         if not abs(step) <= most:
             return f"joint {joint} would turn by {step:.3f} rad, limit {most:.3f} rad"
         # an arm that finds itself beyond the margin must be able to come back
-        if not low <= angle <= high and not (step > 0.0 and angle < low) and not (step < 0.0 and angle > high):
+        if not low <= angle <= high and not (step > doubt and angle < low) and not (step < -doubt and angle > high):
             return f"joint {joint} would be at {angle:.3f} rad, limits {low:.3f} to {high:.3f} rad"
     return ""
 
@@ -257,9 +258,14 @@ def _links(
                 touched.append((index, forbidden))
     if not touched:
         return ""
-    # what a second-order term can take back of a predicted departure, at the arm's reach
-    doubt = 0.5 * sum((b - a) ** 2 for a, b in zip(now, there, strict=True)) * REACH
+    doubt = 0.5 * _second_order(now, there) * REACH
     return _entering(profile, arm, touched, arm.centres(now), after, doubt)
+
+
+def _second_order(now: tuple[float, ...], there: tuple[float, ...]) -> float:
+    """Radians by which the first-order prediction of the joints may err, about: the square of the way. A departure that
+    is predicted to be less may be none."""
+    return sum((b - a) ** 2 for a, b in zip(now, there, strict=True))
 
 
 def _entering(
