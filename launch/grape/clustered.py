@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from grape_episode.statistics import CONFIDENCE, RESAMPLES, Difference
+from grape_episode.statistics import CONFIDENCE, RESAMPLES, Difference, unvaried
 
 
 def clustered(first: ArrayLike, second: ArrayLike, seed: int = 0, span: float = 1.0) -> Difference:
@@ -28,9 +28,7 @@ def clustered(first: ArrayLike, second: ArrayLike, seed: int = 0, span: float = 
     values = delta[known]
     centre = float(values.mean())
     if np.all(values == values[0]):
-        # nothing varies, so a bootstrap would claim certainty: bound what an unseen state could change instead
-        unseen = span * (1.0 - (1.0 - CONFIDENCE) ** (1.0 / int(known.any(axis=0).sum())))
-        return Difference(centre, centre - unseen, centre + unseen, trials)
+        return unvaried(centre, int(known.any(axis=0).sum()), trials, span)
     seeds, states = delta.shape
     random = np.random.default_rng(seed)
     rows = random.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES).astype(np.float64)

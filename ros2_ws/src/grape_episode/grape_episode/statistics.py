@@ -77,15 +77,22 @@ def paired(first: Sequence[float], second: Sequence[float], seed: int = 0) -> Di
     if n == 0:
         return Difference(float("nan"), float("nan"), float("nan"), 0)
     if np.all(delta == delta[0]):
-        # nothing varies, so a bootstrap would claim certainty: bound the rate of an unseen change instead
-        unseen = 1.0 - (1.0 - CONFIDENCE) ** (1.0 / n)
-        centre = float(delta[0])
-        return Difference(centre, centre - unseen, centre + unseen, n)
+        return unvaried(float(delta[0]), n)
     draws = np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
     means = delta[draws].mean(axis=1)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(means, [tail, 100 - tail])
     return Difference(float(delta.mean()), float(low), float(high), n)
+
+
+def unvaried(difference: float, states: int, trials: int = 0, span: float = 1.0) -> Difference:
+    """All of so many states show the same ``difference``: a bootstrap would claim certainty.
+
+    Bounded instead is the share of states that are otherwise and were not seen, which may show anything from -``span``
+    to ``span``. ``trials``: of the result, as many as states where it is 0."""
+    unseen = 1.0 - (1.0 - CONFIDENCE) ** (1.0 / states)
+    seen = (1.0 - unseen) * difference
+    return Difference(difference, seen - unseen * span, seen + unseen * span, trials or states)
 
 
 def in_words(difference: Difference, what: str, points: bool = True) -> str:

@@ -69,3 +69,16 @@ def test_words_say_noise_when_it_is_noise() -> None:
 def test_unequal_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="equal lengths"):
         st.paired([1.0], [1.0, 2.0])
+
+
+@given(hs.integers(1, 60), hs.sampled_from([-1.0, 0.0, 0.5, 1.0]))
+def test_states_that_all_agree_are_bounded_by_what_unseen_ones_could_show(n: int, gap: float) -> None:
+    got = st.paired([0.0] * n, [gap] * n)
+    assert got.difference == gap and -1.0 - 1e-12 <= got.low <= gap <= got.high <= 1.0 + 1e-12
+    # the largest share of other states of which n draws show none with a chance of 5 %, each of them at the far end
+    share = (got.high - gap) / (1.0 - gap) if gap < 1.0 else (gap - got.low) / (1.0 + gap)
+    assert (1.0 - share) ** n == pytest.approx(0.05)
+
+
+def test_one_state_says_nothing_beyond_noise() -> None:
+    assert not st.paired([1.0], [0.0]).beyond_noise
