@@ -7,6 +7,7 @@ sent at once. A topic is no safety function: the arm's own limits and its emerge
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -293,6 +294,9 @@ def main() -> int:
     node = None
     try:
         node = GateNode()
+        # a full collection that looks through all that is loaded would keep a step waiting for tens of milliseconds
+        gc.collect()
+        gc.freeze()
         spin(node)
     except (ProfileError, GateStartError, ForeignNodeError, ParameterException) as error:
         print(f"grape_gate: {error}", file=sys.stderr)
