@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from grape_policy.adapters import TOWERS, LoraWeights, lora_targets
 from grape_policy.checkpoint import Vla
 from grape_policy.logprobs import gather_logprobs
-from grape_trainer import peft_folder
+from grape_trainer import peft_folder, tpo
 from grape_trainer.blur import Blur
 from grape_trainer.errors import TrainingError
 from grape_trainer.settings import Settings
@@ -42,6 +42,7 @@ class Learner:
         self._towers_changed = False
         self.base_hash = vla.base_hash
         self._blur = Blur(vla, settings.action_blur) if settings.action_blur else None
+        self._centred = settings.centred
         with torch.random.fork_rng(devices=[]):
             # A is drawn at random by peft; B is zero
             torch.manual_seed(settings.seed)
@@ -85,11 +86,17 @@ class Learner:
         return gather_logprobs(self.logits(trajectory, start, stop), tokens)
 
     def seen_log_probs(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
-        """The same of the actions as the loss sees them: through the settings' blur, where there is one."""
-        if self._blur is None:
-            return self.log_probs(trajectory, start, stop)
+        """The same of the actions as the loss sees them: through the settings' blur, or with KL(reference, policy) of
+        each token added where the settings ask for centred log-ratios."""
         tokens = trajectory.tokens[start:stop].to(self.device)
-        return self._blur.log_probs(self.logits(trajectory, start, stop), tokens)
+        if self._blur is not None:
+            return self._blur.log_probs(self.logits(trajectory, start, stop), tokens)
+        if not self._centred:
+            return self.log_probs(trajectory, start, stop)
+        with torch.no_grad(), self.reference():
+            reference = self.logits(trajectory, start, stop)
+        logits = self.logits(trajectory, start, stop)
+        return gather_logprobs(logits, tokens) + tpo.token_kl(reference, logits)
 
     def logits(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
         """(stop - start, 7, V) teacher-forced logits at the action positions."""

@@ -56,6 +56,10 @@ class Settings:
     beta_mode: str = "pair_mean_length"
     """Of loss ``trajectory``. ``sum``: Eq. 5 as printed; ``pair_mean_length``: beta divided by the mean length of the
     two sides."""
+    centred: bool = False
+    """Every step's log-ratio plus KL(reference, policy) there: its mean over the reference's own actions is then 0,
+    wherever the policy is. A bare sum of log-ratios falls with every move away from the reference, the more the longer
+    the episode: where the worse side is the longer one, drifting anywhere lowers the loss."""
     action_blur: float = 0.0
     """Standard deviation, in action bins, of the noise through which the loss sees an action: neighbouring bins count
     as nearly the same (``grape_trainer.blur``); 0: the exact tokens."""
@@ -160,6 +164,8 @@ class Settings:
             "seed",
         ):
             check(getattr(self, name) >= 0, name, "at least 0")
+        alone = self.supervised_weight == 0 and self.action_blur == 0 and not self.clones
+        check(alone or not self.centred, "centred", "false with a supervised term, a blur or cloning")
         check(self.drift_bound <= 0, "drift_bound", "at most 0")
         check(0 <= self.holdout < 1, "holdout", "in [0, 1)")
         check(len(self.lambdas) == 3 and all(map(math.isfinite, self.lambdas)), "lambdas", "three finite numbers")

@@ -220,6 +220,15 @@ def step_kl(policy_logits: Tensor, reference_logits: Tensor) -> tuple[Tensor, Te
     return forward, reverse, entropy
 
 
+def token_kl(first_logits: Tensor, second_logits: Tensor) -> Tensor:
+    """KL(first, second) of every token, nats, in fp32 or better: (..., V) logits each -> (...), differentiable."""
+    precise = torch.promote_types(torch.float32, second_logits.dtype)
+    log_p, log_q = (torch.log_softmax(logits.to(precise), dim=-1) for logits in (first_logits, second_logits))
+    p = log_p.exp()
+    # 0 log 0 = 0, also where padding of the vocabulary has logit -inf on both sides
+    return (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(dim=-1)
+
+
 def softplus(x: float) -> float:
     """log(1 + exp(x)) without overflow."""
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
