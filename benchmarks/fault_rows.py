@@ -41,7 +41,7 @@ def _fault(rig: Rig, make: Callable[[], object], bound: float, check: str = "", 
     ``check``: the name the gate must give it; ``ends``: how the episode must then end, empty: not looked at."""
     since = time.monotonic()
     make()
-    seconds, status = rig.held(since, PATIENCE)
+    seconds, status = rig.held(since, PATIENCE, check.split())
     at_rest = rig.at_rest(since)
     state = "HOLD" if status.state == HOLD else "STOPPED"
     seen = f"{state} {status.check}: {status.reason}; set point at rest after {at_rest:.3f} s"
