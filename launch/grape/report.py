@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,17 @@ def table_rows(metrics: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
     return rows
 
 
-def render(report: Report) -> str:
-    """The HTML text; everything a person wrote or a model said is escaped."""
+def template(name: str) -> Template:
+    """A template of this package: what is put into it is escaped, and a name that it lacks is an error."""
     environment = Environment(
         loader=PackageLoader("grape", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    return environment.get_template("report.html.j2").render(
+    return environment.get_template(name)
+
+
+def render(report: Report) -> str:
+    """The HTML text; everything a person wrote or a model said is escaped."""
+    return template("report.html.j2").render(
         title=report.title,
         subtitle=report.subtitle,
         words=report.words,

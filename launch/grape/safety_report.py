@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from grape import charts, safety_charts
-from grape.report import Chart
+from grape.report import Chart, template
 from grape.safety_figures import FIGURES, LEAST_STATES, Figure, by_person, in_words, summary, values, why, worst
 from grape.safety_run import Plan, TrialResult
 from grape_episode.episode import EpisodeError
@@ -36,12 +34,9 @@ def write(folder: Path, plan: Plan, results: Sequence[TrialResult], total: int) 
 
 def render(told: Mapping[str, Any], plan: Plan, results: Sequence[TrialResult], total: int) -> str:
     """The HTML text, one file with its pictures; what people wrote is escaped."""
-    environment = Environment(
-        loader=PackageLoader("grape", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     names = [policy.name for policy in plan.policies]
     by_name = {figure.name: figure for figure in FIGURES}
-    return environment.get_template("safety.html.j2").render(
+    return template("safety.html.j2").render(
         title=f"Safety evaluation: {plan.suite}",
         subtitle=f"{len(results)} of {total} episodes, {len(plan.items)} items, "
         f"{'in simulation' if plan.robot == 'sim' else 'on the arm'}, the same initial states for every policy",

@@ -8,13 +8,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from grape import worlds_rows
 from grape.charts import as_svg
 from grape.evaluation import Result
-from grape.report import Chart
+from grape.report import Chart, template
 from grape.suites import Suite
 from grape.worlds import IN_DOMAIN, TOGETHER, Plan, decoding
 from grape.worlds_charts import Bar, Rows, forest
@@ -70,12 +69,9 @@ def render(
     facts: Mapping[str, object],
 ) -> str:
     """The HTML text, one file with its pictures; what people wrote is escaped."""
-    environment = Environment(
-        loader=PackageLoader("grape", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     names = [policy.name for policy in plan.policies]
     several = len(names) > 1
-    return environment.get_template("worlds.html.j2").render(
+    return template("worlds.html.j2").render(
         title="Policies on suites of worlds",
         subtitle=f"{', '.join(names)} on {', '.join(suite.name for suite in plan.suites)}: {len(results)} rollouts in "
         f"simulation{', the same initial states and sampling seeds for every policy' if several else ''}",

@@ -212,21 +212,22 @@ def step_kl(policy_logits: Tensor, reference_logits: Tensor) -> tuple[Tensor, Te
     this is the chain rule's estimate of the divergence of the whole action."""
     log_p = torch.log_softmax(policy_logits.double(), dim=-1)
     log_q = torch.log_softmax(reference_logits.double(), dim=-1)
-    p, q = log_p.exp(), log_q.exp()
-    # 0 log 0 = 0, also where padding of the vocabulary has logit -inf on both sides
-    entropy = -(p * log_p.masked_fill(p == 0, 0.0)).sum(dim=(-1, -2))
-    forward = (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(dim=(-1, -2))
-    reverse = (q * (log_q - log_p).masked_fill(q == 0, 0.0)).sum(dim=(-1, -2))
-    return forward, reverse, entropy
+    entropy = -_mean(log_p, log_p).sum(dim=-1)
+    return _mean(log_p, log_p - log_q).sum(dim=-1), _mean(log_q, log_q - log_p).sum(dim=-1), entropy
 
 
 def token_kl(first_logits: Tensor, second_logits: Tensor) -> Tensor:
     """KL(first, second) of every token, nats, in fp32 or better: (..., V) logits each -> (...), differentiable."""
     precise = torch.promote_types(torch.float32, second_logits.dtype)
     log_p, log_q = (torch.log_softmax(logits.to(precise), dim=-1) for logits in (first_logits, second_logits))
+    return _mean(log_p, log_p - log_q)
+
+
+def _mean(log_p: Tensor, values: Tensor) -> Tensor:
+    """The mean over the vocabulary of ``values`` (..., V) under log-probs (..., V)."""
     p = log_p.exp()
     # 0 log 0 = 0, also where padding of the vocabulary has logit -inf on both sides
-    return (p * (log_p - log_q).masked_fill(p == 0, 0.0)).sum(dim=-1)
+    return (p * values.masked_fill(p == 0, 0.0)).sum(dim=-1)
 
 
 def softplus(x: float) -> float:
