@@ -82,7 +82,7 @@ class Comparison:
     def _own(self) -> None:
         out, wanted = self.plan.out, self.plan.fixed
         if (out / PLAN).exists():
-            held = read_json(out / PLAN)
+            held = {"temperature": 1.0, **read_json(out / PLAN)}  # a folder of before there was a choice
             for name, value in wanted.items():
                 if held.get(name) != value:
                     raise CompareError(

@@ -143,11 +143,10 @@ class Plan:
     @property
     def fixed(self) -> dict[str, Any]:
         """What a folder is held to. More seeds, states or policies may be asked of a folder that is there."""
-        names = ("rollout_states", "rollouts", "updates", "preset")
+        names = ("rollout_states", "rollouts", "temperature", "updates", "preset")
         return {
             "base_hash": base_hash(self.model),
             "tasks": list(self.tasks),
             **{name: getattr(self, name) for name in names},
             "overrides": dict(self.overrides),
-            **({"temperature": self.temperature} if self.temperature != 1.0 else {}),
         }

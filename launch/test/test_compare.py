@@ -192,6 +192,8 @@ def test_an_interrupted_comparison_ends_the_same(
     assert trainer.told == []
     with pytest.raises(CompareError, match="updates 2, not 3"):
         comparison(vla, replace(told, updates=3)).run()
+    with pytest.raises(CompareError, match=r"temperature 1\.0, not 0\.5"):
+        comparison(vla, replace(told, temperature=0.5)).run()
 
 
 def test_a_finished_comparison_takes_more_states(

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from grape_policy.checkpoint import Vla
-from grape_policy.logprobs import gather_logprobs
 
 
 class Blur:
@@ -34,9 +33,10 @@ class Blur:
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
         """(..., 7, V) logits and (..., 7) ids -> (..., 7) log-probs in nats, in fp32 or better. A token that is no
         action token is seen sharply."""
-        sharp = gather_logprobs(logits, tokens)
         precise = logits if logits.dtype == torch.float64 else logits.float()
-        actions = precise.log_softmax(dim=-1)[..., self._first : self._first + self._bins]
+        every = precise.log_softmax(dim=-1)
+        sharp = every.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+        actions = every[..., self._first : self._first + self._bins]
         bins = tokens - self._first
         inside = (bins >= 0) & (bins < self._bins) & self._scaled.to(tokens.device)
         seen = self._kernel.to(precise)[bins.clamp(0, self._bins - 1)]
