@@ -1,12 +1,12 @@
-"""Actions as the loss may see them: through noise of some bins, so that a neighbouring bin counts as nearly the same.
+"""Actions as the loss may see them: not the bin that was drawn alone, but the bins about it as well.
 
 A policy that spreads its mass over twenty bins of a third of a millimetre says with the bin it drew mostly which one
-it drew. What the arm then does hardly depends on that, but the gradient of the log-prob does: it is noise, and with
-some hundred pairs it is what training learns. Let b be the bin of an action a seen through noise,
-p(b) = sum over a of pi(a) K(b | a), K(. | a) a Gaussian about a, cut and normalised at the ends of the range. The
-gradient of log p(b) is the mean of the gradients of log pi(a) over the actions that look like b: for a return that
-depends on an action no finer than the noise the same expectation with less variance (Rao-Blackwell). Log-ratios of p
-are as much a whole-trajectory preference (Eq. 5) as those of pi; with a width of 0 they are those of pi.
+it drew. What the arm then does hardly depends on that, but the log-prob's gradient does: it is noise, and with some
+hundred pairs it is what training learns. Here the log-prob of an action a is the mean over a Gaussian about it,
+l(a) = sum over k of w(k | a) log pi(k), the weights cut and normalised at the ends of the range: the log-prob of what
+was done, had the hand been some bins off, averaged. Minus l is the cross-entropy with blurred targets, so that as a
+supervised term it also draws a spike of one bin towards what its neighbours say; as the log-ratio of Eq. 5 it makes
+neighbouring actions preferred alike. With a width of 0 it is log pi(a).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from grape_policy.checkpoint import Vla
 
 
 class Blur:
-    """Log-probs of actions seen through Gaussian noise of standard deviation ``width``, in bins.
+    """Mean log-probs about the recorded actions, of standard deviation ``width``, in bins.
 
     Dimensions that the statistics leave unscaled (the gripper's, open or closed) are seen sharply."""
 
@@ -27,25 +27,23 @@ class Blur:
             raise ValueError(f"width must be above 0, not {width}")
         self._first = vla.spec.vocab_size - vla.spec.action_bins
         self._bins = vla.spec.action_bins
-        self._kernel = kernel(self._bins, width)
+        self._weights = weights(self._bins, width)
         self._scaled = torch.as_tensor(vla.stats.of().mask)
 
     def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """(..., 7, V) logits and (..., 7) ids -> (..., 7) log-probs in nats, in fp32 or better. A token that is no
-        action token is seen sharply."""
+        """(..., 7, V) logits and (..., 7) ids -> (..., 7) mean log-probs in nats, in fp32 or better. A token that is
+        no action token is seen sharply."""
         precise = logits if logits.dtype == torch.float64 else logits.float()
         every = precise.log_softmax(dim=-1)
         sharp = every.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         actions = every[..., self._first : self._first + self._bins]
         bins = tokens - self._first
         inside = (bins >= 0) & (bins < self._bins) & self._scaled.to(tokens.device)
-        seen = self._kernel.to(precise)[bins.clamp(0, self._bins - 1)]
-        # where K is 0 its logarithm is minus infinity, whose gradient through logsumexp is 0
-        blurred = torch.logsumexp(actions + seen, dim=-1)
-        return torch.where(inside, blurred, sharp)
+        near = self._weights.to(precise)[bins.clamp(0, self._bins - 1)]
+        return torch.where(inside, (near * actions).sum(dim=-1), sharp)
 
 
-def kernel(bins: int, width: float) -> Tensor:
-    """(bins, bins) float64 log K(b | a), row b, column a: for every a a distribution over b."""
+def weights(bins: int, width: float) -> Tensor:
+    """(bins, bins) float64 w(k | a), row a, column k: every row sums to 1."""
     places = torch.arange(bins, dtype=torch.float64)
-    return (-0.5 * ((places[:, None] - places[None, :]) / width) ** 2).log_softmax(dim=0)
+    return (-0.5 * ((places[:, None] - places[None, :]) / width) ** 2).softmax(dim=1)

@@ -114,6 +114,6 @@ class LogProbs:
             "device": learner.device.type,
             "chunk": learner.chunk,  # another one may change the last bits
             "code": f"{CODE_VERSION}/{REVISION}/{torch.__version__}",
-            **({"blur": self._blur} if self._blur else {}),
+            **({"blurred": self._blur} if self._blur else {}),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

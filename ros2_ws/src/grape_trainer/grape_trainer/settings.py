@@ -61,8 +61,8 @@ class Settings:
     wherever the policy is. A bare sum of log-ratios falls with every move away from the reference, the more the longer
     the episode: where the worse side is the longer one, drifting anywhere lowers the loss."""
     action_blur: float = 0.0
-    """Standard deviation, in action bins, of the noise through which the loss sees an action: neighbouring bins count
-    as nearly the same (``grape_trainer.blur``); 0: the exact tokens."""
+    """Standard deviation, in action bins, of the Gaussian about a recorded action over which the loss takes the mean
+    of the log-probs: neighbouring bins count as nearly the same (``grape_trainer.blur``); 0: the exact tokens."""
     positive_anchor: float = 0.0
     """Weight of DPO-Positive's term: a chosen side below its reference counts against the margin; 0: off."""
     window: int = 1

@@ -1,4 +1,4 @@
-"""Actions seen through noise: a distribution, sharp at no width, and the mean of gradients that it is meant to be."""
+"""Actions seen with their neighbours: the mean log-prob about them, sharp at no width, and what it draws a policy to."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from grape_policy.checkpoint import load_checkpoint
 from grape_policy.logprobs import gather_logprobs
 from grape_policy.testing import write_random_checkpoint
-from grape_trainer.blur import Blur, kernel
+from grape_trainer.blur import Blur, weights
 from grape_trainer.learner import Learner
 from grape_trainer.log_probs import Adapters, LogProbs
 from grape_trainer.settings import settings
@@ -38,28 +38,18 @@ def drawn(seed: int, steps: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @given(st.integers(0, 1000), st.floats(0.2, 40.0))
-def test_it_is_the_sum_it_is_said_to_be(seed: int, width: float) -> None:
+def test_it_is_the_mean_it_is_said_to_be(seed: int, width: float) -> None:
     logits, tokens = drawn(seed)
     found = blur(width).log_probs(logits, tokens).numpy()
-    policy = torch.softmax(logits, -1).numpy()
+    log_policy = np.log(torch.softmax(logits, -1).numpy())
     for step in range(len(tokens)):
         for d in range(7):
-            b = int(tokens[step, d]) - FIRST
-            wanted = 0.0
-            for a in range(BINS):
-                noise = [np.exp(-0.5 * ((x - a) / width) ** 2) for x in range(BINS)]
-                wanted += policy[step, d, FIRST + a] * noise[b] / sum(noise)
+            a = int(tokens[step, d]) - FIRST
+            near = [np.exp(-0.5 * ((k - a) / width) ** 2) for k in range(BINS)]
+            wanted = sum(w / sum(near) * log_policy[step, d, FIRST + k] for k, w in enumerate(near))
             if not MASK[d]:
-                wanted = policy[step, d, int(tokens[step, d])]
-            assert np.exp(found[step, d]) == pytest.approx(wanted, rel=1e-9)
-
-
-@given(st.integers(0, 1000), st.floats(0.2, 40.0))
-def test_over_all_bins_it_sums_to_the_mass_of_the_actions(seed: int, width: float) -> None:
-    logits, _ = drawn(seed, 1)
-    every = torch.arange(FIRST, FIRST + BINS)[:, None].expand(BINS, 7)
-    seen = blur(width).log_probs(logits.expand(BINS, 7, VOCABULARY), every).exp().sum(0)
-    torch.testing.assert_close(seen, torch.softmax(logits, -1)[0, :, FIRST : FIRST + BINS].sum(-1))
+                wanted = log_policy[step, d, int(tokens[step, d])]
+            assert found[step, d] == pytest.approx(wanted, rel=1e-9)
 
 
 @given(st.integers(0, 1000))
@@ -69,17 +59,34 @@ def test_of_hardly_any_width_it_is_the_tokens_log_prob(seed: int) -> None:
 
 
 @given(st.integers(0, 200), st.floats(0.5, 10.0))
-def test_its_gradient_is_the_mean_of_the_gradients_of_what_looks_alike(seed: int, width: float) -> None:
+def test_its_gradient_draws_to_the_blurred_target(seed: int, width: float) -> None:
+    """By the logits it is the target's distribution minus the policy's, as of any cross-entropy."""
     logits, tokens = drawn(seed, 1)
     logits.requires_grad_()
     (found,) = torch.autograd.grad(blur(width).log_probs(logits, tokens)[0, 0], logits)
-    policy = torch.softmax(logits.detach()[0, 0], -1)[FIRST : FIRST + BINS]
-    alike = policy * kernel(BINS, width)[int(tokens[0, 0]) - FIRST].exp()
-    wanted = torch.zeros_like(logits)
-    for a, share in enumerate(alike / alike.sum()):
-        (own,) = torch.autograd.grad(logits.log_softmax(-1)[0, 0, FIRST + a], logits)
-        wanted += share * own
-    torch.testing.assert_close(found, wanted)
+    wanted = -torch.softmax(logits.detach()[0, 0], -1)
+    wanted[FIRST : FIRST + BINS] += weights(BINS, width)[int(tokens[0, 0]) - FIRST]
+    torch.testing.assert_close(found[0, 0], wanted)
+
+
+def test_fitted_to_draws_with_a_spike_the_mode_moves_to_the_hump() -> None:
+    """Half of the mass over eleven bins, a spike of a tenth far from them: sharply the spike is the mode, seen through
+    the blur the middle of the hump."""
+    logits = torch.zeros(1, 7, VOCABULARY, dtype=torch.float64, requires_grad=True)
+    shares = torch.zeros(BINS, dtype=torch.float64)
+    shares[5:] = 0.9 / 11
+    shares[0] = 0.1
+    every = torch.arange(FIRST, FIRST + BINS)[:, None].expand(BINS, 7)
+    modes = {}
+    for width in (0.02, 2.0):
+        optimizer = torch.optim.Adam([logits], lr=0.2)
+        for _ in range(200):
+            seen = blur(width).log_probs(logits.expand(BINS, 7, VOCABULARY), every)[:, 0]
+            optimizer.zero_grad()
+            (-(shares * seen).sum()).backward()
+            optimizer.step()
+        modes[width] = int(logits.detach()[0, 0].argmax()) - FIRST
+    assert modes[0.02] == 0 and 7 <= modes[2.0] <= 13
 
 
 def test_a_token_that_is_no_action_is_seen_sharply() -> None:
