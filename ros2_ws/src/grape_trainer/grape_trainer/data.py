@@ -17,10 +17,11 @@ from grape_trainer.config import TrainConfig
 from grape_trainer.demonstrations import Demonstrations
 from grape_trainer.errors import TrainingError
 from grape_trainer.log_probs import LogProbs
-from grape_trainer.objectives import Item, clone_of
+from grape_trainer.objectives import Clone, Item, clone_of
 from grape_trainer.output import Pedigree
 from grape_trainer.pairs import Excluded, PairSet, build, read_pairs
 from grape_trainer.processes import Team
+from grape_trainer.ranking import Candidate, rank
 from grape_trainer.settings import Settings
 from grape_trainer.training import Data
 from grape_trainer.trajectories import Library, Shelf
@@ -54,7 +55,7 @@ def source(config: TrainConfig, chosen: Settings, vla: Vla, parent: str) -> Sour
     items: Sequence[Item] = pairs.pairs
     what = "holds no pair"
     if chosen.method == "filtered_bc":
-        items, what = [clone_of(c) for c in pairs.candidates if c.success == 1], "holds no success"
+        items, what = clones(pairs.candidates, chosen.ranking), "holds no success"
     elif chosen.method == "success_only" and pairs.ranking != "success":
         # the same rollouts, other pairs: what the comparison with TPO is about
         again = build(pairs.candidates, "success", pairs.m)
@@ -77,6 +78,16 @@ def source(config: TrainConfig, chosen: Settings, vla: Vla, parent: str) -> Sour
             "episodes": sorted(c.episode_id for c in pairs.candidates),
         },
     )
+
+
+def clones(candidates: Sequence[Candidate], ranking: str) -> list[Clone]:
+    """The successes; by ranking ``random``, as a control, as many episodes drawn without regard to success."""
+    successes = sum(c.success == 1 for c in candidates)
+    if ranking != "random":
+        return [clone_of(c) for c in candidates if c.success == 1]
+    ranked = rank(candidates, ranking)
+    chosen = ranked.order(range(len(candidates)))[:successes]
+    return [clone_of(candidates[i]) for i in sorted(chosen)]
 
 
 def _pedigree(items: Sequence[Item], pairs: PairSet, parent: str) -> Pedigree:

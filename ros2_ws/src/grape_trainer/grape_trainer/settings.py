@@ -34,7 +34,7 @@ class Settings:
     """``balanced``: success, log R_ext and per-token R_self z-scored within the task; ``paper``: Eq. 10;
     ``success``: success alone, ties in an order without meaning (what method ``success_only`` takes); ``swift``:
     success, then fewer steps to it, failures all alike; ``random``: an order without meaning, a control that must
-    teach nothing."""
+    teach nothing (with ``filtered_bc``: as many episodes as there are successes, whichever)."""
     m: int = 2
     """Top m against bottom m of each initial state, at most half of its rollouts each."""
     lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)

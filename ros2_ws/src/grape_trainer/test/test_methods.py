@@ -104,6 +104,14 @@ def test_filtered_cloning_takes_every_success(tiny_vla: Vla, pairs: Path) -> Non
     assert taken == [(c.episode_id,) for c in read_pairs(pairs).candidates if c.success]
 
 
+def test_its_control_takes_as_many_whatever_their_success(tiny_vla: Vla, pairs: Path) -> None:
+    candidates = read_pairs(pairs).candidates
+    taken = chosen_items(tiny_vla, pairs, settings(method="filtered_bc", ranking="random"))
+    assert len(taken) == len(set(taken)) == sum(c.success for c in candidates) < len(candidates)
+    failures = {(c.episode_id,) for c in candidates if not c.success}
+    assert failures & set(taken)
+
+
 @pytest.mark.parametrize(
     ("method", "text"), [("filtered_bc", "no success"), ("success_only", "no success and failure"), ("tpo", "no pair")]
 )
