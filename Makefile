@@ -5,7 +5,8 @@ SHELL := /bin/bash
 
 ENV := . ./env.sh
 # Two workers; a file's tests stay in one, because nodes started for a module are shared by its tests.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+TEST_WORKERS := -n 2 --dist loadfile
+PYTEST_ARGS ?=
 DEMO_ARGS ?=
 MINI_RUN ?= runs/train-mini
 DEMOS_ARGS ?=
@@ -24,7 +25,11 @@ setup-lerobot: ## LeRobot in .venv-lerobot, to check exports with its own reader
 	@python3 scripts/set_up_lerobot.py
 
 test: setup ## every test (PYTEST_ARGS="-k name" for some)
-	@$(ENV) && OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} python -m pytest $(PYTEST_ARGS)
+	@$(ENV) && export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} && \
+	if [ -n '$(subst ','\'',$(PYTEST_ARGS))' ]; then python -m pytest $(PYTEST_ARGS); else \
+		python -m pytest $(TEST_WORKERS) -m 'not alone'; beside=$$?; \
+		python -m pytest -m alone; alone=$$?; \
+		[ $$beside -eq 0 ] && [ $$alone -eq 0 ]; fi
 
 lint: setup ## style, format and types
 	@$(ENV) && ruff check . && ruff format --check . && python scripts/typecheck.py

@@ -36,6 +36,7 @@ def test_without_the_gates_limits_the_same_drive_comes_into_contact() -> None:
 
 
 @pytest.mark.ros
+@pytest.mark.alone
 def test_half_of_the_faults_end_in_hold_or_stop() -> None:
     pytest.importorskip("rclpy")
     # the promises' own bounds are for a machine that nobody else uses; that each fault is seen and named is for any

@@ -10,6 +10,8 @@ import pytest
 
 from grape_policy.testing import write_random_checkpoint
 
+pytestmark = pytest.mark.alone
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -36,7 +36,7 @@ from grape_trainer.settings import settings
 from grape_trainer.testing import QUICK
 from grape_trainer.train import train
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.alone]
 
 NODES = ("sim", "gate", "recorder", "policy", "teleop")
 PATIENT = {"hold_margin": 8.0, "stop_margin": 10.0, "heartbeat_timeout": 8.0, "age_margin": 5.0, "state_timeout": 5.0}

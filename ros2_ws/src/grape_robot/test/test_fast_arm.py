@@ -25,7 +25,7 @@ from grape_episode.ros import EVENT, LATCHED, robot_state, set_stamp, stamp_ns
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_robot.ros import Newest
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.alone]
 
 HERE = Path(__file__).parent
 PROFILE = HERE.parents[3] / "launch" / "params" / "gate_supervised.yaml"

@@ -54,7 +54,7 @@ from grape_episode.ros import (
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_robot.arm_model import ArmModel
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.alone]
 
 PARAMS = Path(__file__).parents[4] / "launch" / "params"
 MODULE = "grape_robot.gate_node"

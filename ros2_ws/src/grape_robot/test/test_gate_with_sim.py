@@ -22,7 +22,7 @@ from grape_episode import topics
 from grape_episode.ros import CAMERA, EVENT, JOINTS, LATCHED, robot_state, set_stamp, stamp_ns
 from grape_episode.testing import NodeProcess, Timeout, free_domain, wait_for
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.alone]
 
 PROFILE = Path(__file__).parents[4] / "launch" / "params" / "gate_sim.yaml"
 PERIOD = 200_000_000

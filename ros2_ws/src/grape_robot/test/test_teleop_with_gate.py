@@ -33,7 +33,7 @@ from grape_episode.ros import COMMAND, EVENT, JOINTS, LATCHED, robot_state
 from grape_episode.testing import NodeProcess, free_domain, wait_for
 from grape_robot.testing import DRIVER_RATE, RecordedJoy
 
-pytestmark = pytest.mark.ros
+pytestmark = [pytest.mark.ros, pytest.mark.alone]
 
 DATA = Path(__file__).parent / "data"
 PARAMS = Path(__file__).parents[4] / "launch" / "params"
