@@ -7,6 +7,9 @@ l(a) = sum over k of w(k | a) log pi(k), the weights cut and normalised at the e
 was done, had the hand been some bins off, averaged. Minus l is the cross-entropy with blurred targets, so that as a
 supervised term it also draws a spike of one bin towards what its neighbours say; as the log-ratio of Eq. 5 it makes
 neighbouring actions preferred alike. With a width of 0 it is log pi(a).
+
+Where the reference policy is sure of a bin (a wrist that never tilts, the gripper) there is nothing to blur, and a
+blur would cost most of the divergence: there the action is seen sharply.
 """
 
 from __future__ import annotations
@@ -15,6 +18,10 @@ import torch
 from torch import Tensor
 
 from grape_policy.checkpoint import Vla
+
+
+SURE = 0.9
+"""Probability of its best bin from which on the reference policy counts as sure of a dimension."""
 
 
 class Blur:
@@ -30,15 +37,19 @@ class Blur:
         self._weights = weights(self._bins, width)
         self._scaled = torch.as_tensor(vla.stats.of().mask)
 
-    def log_probs(self, logits: Tensor, tokens: Tensor) -> Tensor:
-        """(..., 7, V) logits and (..., 7) ids -> (..., 7) mean log-probs in nats, in fp32 or better. A token that is
-        no action token is seen sharply."""
+    def sure(self, reference_logits: Tensor) -> Tensor:
+        """(..., 7, V) logits of the reference policy -> (..., 7) bool: what is to be seen sharply."""
+        return reference_logits.float().softmax(dim=-1).amax(dim=-1) >= SURE
+
+    def log_probs(self, logits: Tensor, tokens: Tensor, sure: Tensor) -> Tensor:
+        """(..., 7, V) logits, (..., 7) ids and (..., 7) of :meth:`sure` -> (..., 7) mean log-probs in nats, in fp32 or
+        better. A token that is no action token is seen sharply, too."""
         precise = logits if logits.dtype == torch.float64 else logits.float()
         every = precise.log_softmax(dim=-1)
         sharp = every.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
         actions = every[..., self._first : self._first + self._bins]
         bins = tokens - self._first
-        inside = (bins >= 0) & (bins < self._bins) & self._scaled.to(tokens.device)
+        inside = (bins >= 0) & (bins < self._bins) & self._scaled.to(tokens.device) & ~sure
         near = self._weights.to(precise)[bins.clamp(0, self._bins - 1)]
         return torch.where(inside, (near * actions).sum(dim=-1), sharp)
 

@@ -42,6 +42,7 @@ class Learner:
         self._towers_changed = False
         self.base_hash = vla.base_hash
         self._blur = Blur(vla, settings.action_blur) if settings.action_blur else None
+        self._sure: dict[str, Tensor] = {}
         self._centred = settings.centred
         with torch.random.fork_rng(devices=[]):
             # A is drawn at random by peft; B is zero
@@ -90,13 +91,24 @@ class Learner:
         each token added where the settings ask for centred log-ratios."""
         tokens = trajectory.tokens[start:stop].to(self.device)
         if self._blur is not None:
-            return self._blur.log_probs(self.logits(trajectory, start, stop), tokens)
+            sure = self._sure_of(self._blur, trajectory)[start:stop].to(self.device)
+            return self._blur.log_probs(self.logits(trajectory, start, stop), tokens, sure)
         if not self._centred:
             return self.log_probs(trajectory, start, stop)
         with torch.no_grad(), self.reference():
             reference = self.logits(trajectory, start, stop)
         logits = self.logits(trajectory, start, stop)
         return gather_logprobs(logits, tokens) + tpo.token_kl(reference, logits)
+
+    def _sure_of(self, blur: Blur, trajectory: Trajectory) -> Tensor:
+        """(T, 7) bool: where the reference is sure; computed once an episode, the same whatever serves meanwhile."""
+        name, steps = trajectory.episode_id, len(trajectory)
+        if name not in self._sure:
+            with torch.no_grad(), self.reference():
+                starts = range(0, steps, self.chunk)
+                parts = [blur.sure(self.logits(trajectory, at, min(at + self.chunk, steps))).cpu() for at in starts]
+            self._sure[name] = torch.cat(parts)
+        return self._sure[name]
 
     def logits(self, trajectory: Trajectory, start: int, stop: int) -> Tensor:
         """(stop - start, 7, V) teacher-forced logits at the action positions."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from grape_policy.adapters import AdapterError, LoraWeights, read_adapter
 from grape_policy.identity import CODE_VERSION
 from grape_trainer import tpo
+from grape_trainer.blur import SURE
 from grape_trainer.errors import NonFiniteError, TrainingError
 from grape_trainer.files import write_bytes
 from grape_trainer.learner import Learner
@@ -114,6 +115,6 @@ class LogProbs:
             "device": learner.device.type,
             "chunk": learner.chunk,  # another one may change the last bits
             "code": f"{CODE_VERSION}/{REVISION}/{torch.__version__}",
-            **({"blurred": self._blur} if self._blur else {}),
+            **({"blurred": [self._blur, SURE]} if self._blur else {}),
         }
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -22,6 +22,7 @@ from grape_trainer.testing import episode_for
 from grape_trainer.trajectories import ByteCache, Trajectory
 
 BINS, FIRST, VOCABULARY = 16, 10, 30
+NOWHERE = torch.zeros(7, dtype=torch.bool)
 MASK = np.array([True] * 6 + [False])
 
 
@@ -40,7 +41,7 @@ def drawn(seed: int, steps: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 @given(st.integers(0, 1000), st.floats(0.2, 40.0))
 def test_it_is_the_mean_it_is_said_to_be(seed: int, width: float) -> None:
     logits, tokens = drawn(seed)
-    found = blur(width).log_probs(logits, tokens).numpy()
+    found = blur(width).log_probs(logits, tokens, NOWHERE).numpy()
     log_policy = np.log(torch.softmax(logits, -1).numpy())
     for step in range(len(tokens)):
         for d in range(7):
@@ -55,7 +56,7 @@ def test_it_is_the_mean_it_is_said_to_be(seed: int, width: float) -> None:
 @given(st.integers(0, 1000))
 def test_of_hardly_any_width_it_is_the_tokens_log_prob(seed: int) -> None:
     logits, tokens = drawn(seed)
-    torch.testing.assert_close(blur(0.02).log_probs(logits, tokens), gather_logprobs(logits, tokens))
+    torch.testing.assert_close(blur(0.02).log_probs(logits, tokens, NOWHERE), gather_logprobs(logits, tokens))
 
 
 @given(st.integers(0, 200), st.floats(0.5, 10.0))
@@ -63,7 +64,7 @@ def test_its_gradient_draws_to_the_blurred_target(seed: int, width: float) -> No
     """By the logits it is the target's distribution minus the policy's, as of any cross-entropy."""
     logits, tokens = drawn(seed, 1)
     logits.requires_grad_()
-    (found,) = torch.autograd.grad(blur(width).log_probs(logits, tokens)[0, 0], logits)
+    (found,) = torch.autograd.grad(blur(width).log_probs(logits, tokens, NOWHERE)[0, 0], logits)
     wanted = -torch.softmax(logits.detach()[0, 0], -1)
     wanted[FIRST : FIRST + BINS] += weights(BINS, width)[int(tokens[0, 0]) - FIRST]
     torch.testing.assert_close(found[0, 0], wanted)
@@ -81,7 +82,7 @@ def test_fitted_to_draws_with_a_spike_the_mode_moves_to_the_hump() -> None:
     for width in (0.02, 2.0):
         optimizer = torch.optim.Adam([logits], lr=0.2)
         for _ in range(200):
-            seen = blur(width).log_probs(logits.expand(BINS, 7, VOCABULARY), every)[:, 0]
+            seen = blur(width).log_probs(logits.expand(BINS, 7, VOCABULARY), every, NOWHERE)[:, 0]
             optimizer.zero_grad()
             (-(shares * seen).sum()).backward()
             optimizer.step()
@@ -92,9 +93,21 @@ def test_fitted_to_draws_with_a_spike_the_mode_moves_to_the_hump() -> None:
 def test_a_token_that_is_no_action_is_seen_sharply() -> None:
     logits, tokens = drawn(0)
     tokens[0, 0], tokens[1, 1] = 2, FIRST + BINS
-    found, sharp = blur(3.0).log_probs(logits, tokens), gather_logprobs(logits, tokens)
+    found, sharp = blur(3.0).log_probs(logits, tokens, NOWHERE), gather_logprobs(logits, tokens)
     assert found[0, 0] == sharp[0, 0] and found[1, 1] == sharp[1, 1]
     assert torch.isfinite(found).all() and found[0, 1] != sharp[0, 1]
+
+
+def test_where_the_reference_is_sure_it_is_seen_sharply() -> None:
+    logits, tokens = drawn(0)
+    reference = torch.zeros_like(logits)
+    reference[1, 2, FIRST] = 10.0
+    reference[2, 3, FIRST] = 3.5  # 0.53 of the mass
+    sure = blur(3.0).sure(reference)
+    assert sure.nonzero().tolist() == [[1, 2]]
+    found, sharp = blur(3.0).log_probs(logits, tokens, sure), gather_logprobs(logits, tokens)
+    assert found[1, 2] == sharp[1, 2] and found[2, 3] != sharp[2, 3]
+    assert torch.equal(found[0], blur(3.0).log_probs(logits, tokens, NOWHERE)[0])
 
 
 def test_no_width_is_refused() -> None:
@@ -114,7 +127,7 @@ def test_the_learner_sees_through_it_and_reference_log_probs_are_kept_apart(tmp_
     seen = LogProbs(learner, adapters, tmp_path / "cache", 3.0)
     with torch.no_grad():
         logits = learner.logits(one, 0, 5)
-        wanted = Blur(vla, 3.0).log_probs(logits, one.tokens)
+        wanted = Blur(vla, 3.0).log_probs(logits, one.tokens, Blur(vla, 3.0).sure(logits))
     torch.testing.assert_close(exact.of(one, ""), gather_logprobs(logits, one.tokens).double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(seen.of(one, ""), wanted.double(), rtol=0, atol=1e-5)
     again = LogProbs(learner, adapters, tmp_path / "cache", 3.0)
