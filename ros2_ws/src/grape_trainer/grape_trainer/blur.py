@@ -19,7 +19,6 @@ from torch import Tensor
 
 from grape_policy.checkpoint import Vla
 
-
 SURE = 0.9
 """Probability of its best bin from which on the reference policy counts as sure of a dimension."""
 
