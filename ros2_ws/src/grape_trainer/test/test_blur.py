@@ -1,4 +1,4 @@
-"""Actions seen with their neighbours: the mean log-prob about them, sharp at no width, and what it draws a policy to."""
+"""Actions seen with their neighbours: the mean log-prob about them, sharp at no width, and where it draws a policy."""
 
 from __future__ import annotations
 
