@@ -9,8 +9,10 @@ from typing import Any
 from grape_trainer.errors import TrainingError
 from grape_trainer.files import read_json
 
-RESULT, LEFT_OUT = "result.json", "left_out.json"
+RESULT, LEFT_OUT, SNAPSHOTS = "result.json", "left_out.json", "snapshots"
 FINISHED, DRIFT, KL, TIME = "finished", "drift", "kl", "time"
+RUNNING = "running"
+"""Status in the manifest of a snapshot."""
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,8 @@ class Settings:
     """Memory for images, or for tower features where the towers are frozen; the rest is read again."""
     checkpoint_every: int = 5
     """Updates between two checkpoints to resume from."""
+    snapshots: bool = False
+    """Keep the adapter of every check that passes, in ``snapshots/`` by its update: to try each of them."""
     seed: int = 0
 
     def __post_init__(self) -> None:

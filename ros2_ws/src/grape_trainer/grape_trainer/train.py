@@ -1,9 +1,9 @@
 """``python -m grape_trainer.train CONFIG.json``: episodes in, a PEFT adapter with its manifest out.
 
 The output folder gets ``adapter/`` (PEFT folder and manifest.json; of method ``sft`` ``model/``, a checkpoint, as well
-or instead), ``metrics.jsonl``, ``left_out.json``, ``result.json`` and, while it runs, ``checkpoints/``: started again
-after any end, the same command goes on where it was. ``--processes N``, ``accelerate launch`` and torchrun share the
-work among processes, with the same result."""
+or instead), ``snapshots/`` where the settings ask for them, ``metrics.jsonl``, ``left_out.json``, ``result.json`` and,
+while it runs, ``checkpoints/``: started again after any end, the same command goes on where it was. ``--processes N``,
+``accelerate launch`` and torchrun share the work among processes, with the same result."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from grape_trainer.learner import Learner
 from grape_trainer.log_probs import Adapters, LogProbs
 from grape_trainer.output import write_adapter, write_model
 from grape_trainer.processes import GoneError, Team, join_team, members
-from grape_trainer.result import LEFT_OUT, RESULT, Result, read_result
+from grape_trainer.result import LEFT_OUT, RESULT, RUNNING, SNAPSHOTS, Result, read_result
 from grape_trainer.settings import Settings
 from grape_trainer.training import Training
 from grape_trainer.trajectories import ByteCache
@@ -103,7 +103,14 @@ def _train(
         write_json(output / LEFT_OUT, {"left_out": left_out, "recorded_difference": ready.worst})
         for one in left_out:
             print(f"left out: {one['episode_id']}: {one['reason']}", file=sys.stderr, flush=True)
-    result = Training(learner, ready, chosen, output, data.narrowed(mark, found), progress, team).run()
+
+    def keep(update: int, figures: dict[str, Any]) -> None:
+        so_far = Result(
+            RUNNING, f"a snapshot after update {update}", update, update, True, 0, 0, {"check": figures}, 0.0
+        )
+        write_adapter(output / SNAPSHOTS / f"{update:05d}", learner, chosen, so_far, found.pedigree)
+
+    result = Training(learner, ready, chosen, output, data.narrowed(mark, found), progress, team, keep).run()
     result = dataclasses.replace(result, left_out=left_out)
     if team.first:
         if found.statistics is None:

@@ -44,7 +44,8 @@ class Data:
 
 class Training:
     """One run over ``data``. ``folder`` gets metrics.jsonl and checkpoints; ``progress`` is called with
-    (updates done, updates, metrics of the last one), in the first process of ``team``."""
+    (updates done, updates, metrics of the last one), ``keep`` with (updates done, figures) after every check that
+    passes, where the settings ask for snapshots, both in the first process of ``team``."""
 
     def __init__(
         self,
@@ -55,11 +56,12 @@ class Training:
         fingerprint: str,
         progress: Callable[[int, int, dict[str, Any]], None] = lambda done, total, metrics: None,
         team: Team | None = None,
+        keep: Callable[[int, dict[str, Any]], None] = lambda done, figures: None,
     ) -> None:
         if not data.items:
             raise TrainingError("the pairs file holds no pair: there is nothing to learn from")
         self.learner, self.data, self.settings, self.folder = learner, data, settings, folder
-        self.fingerprint, self.progress, self.team = fingerprint, progress, team or Team()
+        self.fingerprint, self.progress, self.team, self.keep = fingerprint, progress, team or Team(), keep
         self.metrics_path = folder / "metrics.jsonl"
         self.objective = objective(settings)
         self.parts = split(data.items, settings)
@@ -243,6 +245,8 @@ class Training:
                 f"update {held.update}: KL to the reference is {found['kl']:.3f} nats a step, bound {kl_bound:g}"
             )
         held.good, held.good_update = self.learner.state(), held.update
+        if self.settings.snapshots and self.team.first:
+            self.keep(held.update, found)
         return "", ""
 
     def _one_pass(self, episodes: int) -> bool:

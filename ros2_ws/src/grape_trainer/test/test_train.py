@@ -115,6 +115,20 @@ def test_a_run_that_sees_actions_through_noise_starts_at_log_two_as_well(
     assert not result.left_out and result.changed
 
 
+def test_snapshots_are_adapters_of_their_own_and_change_nothing(model: Path, pairs_file: Path, tmp_path: Path) -> None:
+    told = {"max_updates": 4, "epochs": 4, "check_every": 2, "learning_rate": 3e-3, "kl_bound": 0.0, "drift_bound": 0.0}
+    plain = train(config(model, pairs_file, tmp_path / "plain", **told))
+    train(config(model, pairs_file, tmp_path / "out", **told, snapshots=True))
+    assert not (tmp_path / "plain/snapshots").exists() and plain.updates == 4
+    kept = sorted((tmp_path / "out/snapshots").iterdir())
+    assert [folder.name for folder in kept] == ["00002", "00004"]
+    manifests = [read_manifest(folder) for folder in kept]
+    assert [m.metrics["updates"] for m in manifests] == [2, 4] and manifests[0].metrics["check"]["kl"] > 0
+    ids = [m.adapter_id for m in manifests]
+    final = [read_manifest(tmp_path / name / "adapter").adapter_id for name in ("plain", "out")]
+    assert ids[0] != ids[1] == final[0] == final[1]
+
+
 def test_the_second_iteration_goes_on_with_the_same_lora(model: Path, pairs_file: Path, tmp_path: Path) -> None:
     train(config(model, pairs_file, tmp_path / "one", max_updates=2))
     told = dataclasses.replace(
