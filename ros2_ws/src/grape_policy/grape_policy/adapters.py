@@ -48,6 +48,7 @@ FROZEN_HEAD = PREFIX + "language_model.lm_head.base_layer.weight"
 # Modules to train by the last part of their names: the language model's and the projector's. The towers use some of
 # the same names; `lora_targets` lists full names.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2", "fc3")
+HEAD = "lm_head"
 TOWERS = "vision_backbone."
 
 # Says where the base lay at training time, not what was learned.
@@ -86,16 +87,15 @@ class LoraWeights:
     path: Path
 
 
-def lora_targets(model: torch.nn.Module, towers: bool = False) -> list[str]:
-    """Full names of the linear layers to train: language model and projector, with `towers` the vision towers too.
-
-    `lm_head` is never among them, as in OpenVLA's own adapters.
-    """
+def lora_targets(model: torch.nn.Module, towers: bool = False, head: bool = False) -> list[str]:
+    """Full names of the linear layers to train: language model and projector, with `towers` the vision towers too,
+    with `head` the `lm_head`, which OpenVLA's own adapters leave out."""
+    known = (*LORA_TARGETS, HEAD) if head else LORA_TARGETS
     return [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
-        and (towers if name.startswith(TOWERS) else name.rsplit(".", 1)[-1] in LORA_TARGETS)
+        and (towers if name.startswith(TOWERS) else name.rsplit(".", 1)[-1] in known)
     ]
 
 

@@ -138,6 +138,7 @@ def test_targets_leave_out_the_output_layer_and_the_towers_unless_asked(base: Pa
     assert len(plain) == 2 * 7 + 3
     assert set(plain) < set(towers)
     assert not any(name.endswith("lm_head") for name in towers)
+    assert set(lora_targets(model, head=True)) - set(plain) == {"language_model.lm_head"}
 
 
 def test_a_fused_qkv_of_timm_equals_its_arithmetic(base: Path, tmp_path: Path) -> None:

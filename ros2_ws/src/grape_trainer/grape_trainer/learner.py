@@ -200,5 +200,5 @@ def new_config(model: nn.Module, settings: Settings) -> LoraConfig:
         lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=lora_targets(model, settings.train_towers),
+        target_modules=lora_targets(model, settings.train_towers, settings.train_head),
     )

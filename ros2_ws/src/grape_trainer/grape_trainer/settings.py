@@ -76,6 +76,9 @@ class Settings:
     """Of method ``sft``. ``own``: action statistics of the demonstrations; ``base``: those of the base model."""
     train_towers: bool = False
     """LoRA on the vision towers as well as on projector and language model."""
+    train_head: bool = False
+    """LoRA on the layer that gives the logits as well: what the bins have in common, such as how far a decision
+    spreads to its neighbours, lies there."""
 
     learning_rate: float = 2e-4
     adam_betas: tuple[float, float] = (0.9, 0.999)
@@ -219,6 +222,25 @@ PRESETS: dict[str, Settings] = {
         holdout=0.0,
     ),
 }
+PRESETS["recommended"] = dataclasses.replace(
+    PRESETS["default"],
+    preset="recommended",
+    # what was found, and what was not: docs/search.md
+    loss="length_normalised",
+    action_blur=3.0,
+    supervised_weight=30.0,
+    learning_rate=1e-3,
+    epochs=8,
+    max_updates=60,
+    drift_bound=0.0,
+    kl_bound=1.5,
+    check_every=20,
+    checkpoint_every=20,
+    holdout=0.12,
+    holdout_pairs=48,
+    holdout_steps=384,
+    cache_mb=2048,
+)
 PRESETS["paper_sft"] = dataclasses.replace(PRESETS["paper"], preset="paper_sft", method="sft", learning_rate=4e-5)
 
 

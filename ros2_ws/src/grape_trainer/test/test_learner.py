@@ -116,6 +116,22 @@ def test_towers_are_frozen_by_default_and_trained_when_asked(checkpoint: Path) -
     assert tpo.norm(tower) > 0
 
 
+def test_the_head_is_trained_when_asked_and_comes_back_from_its_folder(checkpoint: Path, tmp_path: Path) -> None:
+    made = learner(checkpoint, settings(lora_rank=4, train_head=True))
+    assert any("lm_head" in name for name in made.names) and made.towers_frozen
+    held = trajectories(made.vla)["a"]
+    with made.reference():
+        before = tpo.token_log_probs(made.log_probs, held, 4)
+    shake(made)
+    after = tpo.token_log_probs(made.log_probs, held, 4)
+    peft_folder.write_adapter(tmp_path / "adapter", made.state(), made.config)
+    again = Learner(load_checkpoint(checkpoint), settings(lora_rank=4), ByteCache(0), tmp_path / "adapter")
+    torch.testing.assert_close(tpo.token_log_probs(again.log_probs, held, 4), after, rtol=0, atol=1e-5)
+    assert not torch.allclose(before, after, atol=1e-3)
+    grads = tpo.gradient(made.log_probs, [held], {"a": 1.0}, made.parameters, 4)
+    assert tpo.norm([g for g, name in zip(grads, made.names, strict=True) if "lm_head" in name]) > 0
+
+
 def test_the_cache_of_features_changes_nothing_but_the_work(checkpoint: Path) -> None:
     cached, bare = (learner(checkpoint, settings(lora_rank=4), cache_mb=mb) for mb in (64, 0))
     for made in (cached, bare):
