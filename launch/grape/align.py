@@ -15,7 +15,7 @@ from grape_trainer.gate import Bounds, judge
 from grape_trainer.loop import AlignConfig, AlignResult, Canary, Progress, Verdict, align
 from grape_trainer.registry import Registry
 from grape_trainer.rig import Rig
-from grape_trainer.settings import Settings, settings
+from grape_trainer.settings import Settings, settings, usual
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def train_on_bags(
     processes: int = 1,
     pairs_file: Path | None = None,
 ) -> str:
-    """Train on recorded bags by ``method`` (empty: the preset's), the work shared by ``processes``.
+    """Train on recorded bags by ``method`` (empty: the preset's; an empty ``preset``: the usual one), the work shared
+    by ``processes``.
 
     Bags are scored and paired first, but for ``sft``, which takes them as demonstrations; ``pairs_file``, in place of
     bags, is taken as it is. The adapter is added to the registry with the gate's verdict (without a canary) and its id
@@ -135,7 +136,10 @@ def train_on_bags(
     from grape_trainer.errors import TrainingError
     from grape_trainer.run_training import in_own_process
 
-    held, told = Registry(registry), settings(preset, seed=seed, **({"method": method} if method else {}))
+    held, told = (
+        Registry(registry),
+        settings(preset or usual(method), seed=seed, **({"method": method} if method else {})),
+    )
     found = [bag for path in bags for bag in ([path] if path.is_file() else find_bags(path))]
     demonstrated = told.method == "sft"
     if pairs_file is not None and (bags or demonstrated):

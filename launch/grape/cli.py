@@ -104,7 +104,7 @@ def align(
     first_state: Annotated[int, typer.Option(min=0, help="First initial-state id.")] = 100_000,
     variant: Annotated[str, typer.Option(help="Variant of the world.")] = "clean",
     objective: Annotated[str, typer.Option(help="Alignment objective.")] = "task_completion",
-    preset: Annotated[str, typer.Option(help="Preset of the trainer.")] = "default",
+    preset: Annotated[str, typer.Option(help="Preset of the trainer. Default: recommended.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of rollouts and training.")] = 0,
     stacks: Annotated[
         int,
@@ -124,7 +124,7 @@ def align(
     ] = 0.5,
     gate_kl: Annotated[
         float, typer.Option(min=0.0, help="KL to the reference that must not be passed, nats a step; 0: any.")
-    ] = 0.3,
+    ] = 1.5,
     method: Annotated[
         str, typer.Option(help="tpo, step_dpo, success_only or filtered_bc. Default: the preset's.")
     ] = "",
@@ -134,7 +134,7 @@ def align(
     from grape.align import CanaryPlan, align_in_simulation
     from grape_trainer.gate import Bounds
     from grape_trainer.loop import AlignConfig
-    from grape_trainer.settings import settings
+    from grape_trainer.settings import settings, usual
 
     tasks = tuple(known_tasks(task))
     config = AlignConfig(
@@ -149,7 +149,7 @@ def align(
         objective=objective,
         variant=variant,
         seed=seed,
-        settings=settings(preset, seed=seed, **({"method": method} if method else {})),
+        settings=settings(preset or usual(method), seed=seed, **({"method": method} if method else {})),
         gate=Bounds(gate_accuracy, gate_kl),
         processes=processes,
     )
@@ -168,7 +168,7 @@ def train(
     registry: Registry = RUNS / "adapters",
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "train",
     objective: Annotated[str, typer.Option(help="Score towards this objective.")] = "task_completion",
-    preset: Annotated[str, typer.Option(help="Preset of the trainer.")] = "default",
+    preset: Annotated[str, typer.Option(help="Preset of the trainer. Default: recommended.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     parent: Annotated[str, typer.Option(help="Id of the adapter that recorded the bags, to go on with.")] = "",
     method: Annotated[

@@ -68,7 +68,7 @@ def run_demo(out: Path, model: Path, quick: bool = False) -> dict[str, Any]:
         rollouts=plan.rollouts,
         variant="clean",
         seed=plan.seed,
-        settings=settings("default", seed=plan.seed, max_updates=plan.updates),
+        settings=settings("recommended", seed=plan.seed, **({"max_updates": plan.updates} if plan.updates else {})),
     )
     judge = align.CanaryPlan(tasks, plan.canary, plan.bound)
     with align.ros_rigs(model, config.registry, config.folder, plan.stacks) as rig:

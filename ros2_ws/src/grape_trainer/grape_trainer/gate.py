@@ -20,7 +20,7 @@ class Bounds:
     ``kl``: KL(policy, reference) on held-out steps, nats a step, refused above. 0: no such bound."""
 
     accuracy: float = 0.5
-    kl: float = 0.3
+    kl: float = 1.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.accuracy <= 1:

@@ -16,7 +16,7 @@ from grape_trainer.files import read_json
 from grape_trainer.gate import Bounds
 from grape_trainer.goal import AlignGoal
 from grape_trainer.loop import STATE, AlignConfig
-from grape_trainer.settings import settings
+from grape_trainer.settings import settings, usual
 
 Value = bool | int | float | str | list[int]
 WAITS = ("auto", "always", "never")
@@ -49,7 +49,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("deadline", 30.0, "Seconds for an answer of the policy node.", 0.1, 600.0),
     Parameter("episode_deadline", 600.0, "Seconds for a whole rollout.", 1.0, 86_400.0),
     Parameter("gate_accuracy", 0.5, "Held-out preference accuracy that a new adapter must not miss; 0: any.", 0.0, 1.0),
-    Parameter("gate_kl", 0.3, "KL to the reference that it must not pass, nats a step; 0: any.", 0.0, 1000.0),
+    Parameter("gate_kl", 1.5, "KL to the reference that it must not pass, nats a step; 0: any.", 0.0, 1000.0),
     Parameter(
         "canary_states",
         0,
@@ -68,7 +68,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("watch_min", 16, "New episodes of the serving policy from which a run begins.", 2, 1_000_000),
     Parameter("watch_period", 10.0, "Seconds between two looks into that folder.", 0.1, 3600.0),
     Parameter("watch_objective", "", "Objective of those runs; empty: task_completion."),
-    Parameter("watch_preset", "", "Trainer preset of those runs; empty: default."),
+    Parameter("watch_preset", "", "Trainer preset of those runs; empty: recommended."),
     Parameter("resume_within", 600.0, "Go on with a run whose trainer died so many seconds ago; 0: never.", 0.0, 1e6),
     Parameter("autostart", True, "Configure and activate at the start.", settable=False),
 )
@@ -110,7 +110,7 @@ def align_config(goal: AlignGoal, value: Callable[[str], Any]) -> AlignConfig:
         raise SettingsError(f"parameter wait_to_train: {value('wait_to_train')!r} is none of {', '.join(WAITS)}")
     if value("dtype") not in DTYPES:
         raise SettingsError(f"parameter dtype: {value('dtype')!r} is none of {', '.join(DTYPES)}")
-    chosen = settings(goal.preset or "default", **{"seed": int(goal.seed), **overrides})
+    chosen = settings(goal.preset or usual(), **{"seed": int(goal.seed), **overrides})
     runs = Path(value("runs")).expanduser().resolve()
 
     def config(folder: Path) -> AlignConfig:

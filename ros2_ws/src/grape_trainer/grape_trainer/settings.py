@@ -244,6 +244,11 @@ PRESETS["recommended"] = dataclasses.replace(
 PRESETS["paper_sft"] = dataclasses.replace(PRESETS["paper"], preset="paper_sft", method="sft", learning_rate=4e-5)
 
 
+def usual(method: str = "") -> str:
+    """The preset where none is named: `recommended`; of demonstrations, which it was not found on, `default`."""
+    return "default" if method == "sft" else "recommended"
+
+
 def settings(preset: str = "default", **overrides: Any) -> Settings:
     """The preset with the named fields replaced.
 

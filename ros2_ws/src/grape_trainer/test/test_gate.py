@@ -30,7 +30,7 @@ def figures(accuracy: float = 0.75, kl: float = 0.01) -> dict:
         (0.75, 0.01, None, True, "no canary"),
         (0.125, 0.01, None, False, "held-out preference accuracy 12 % of 8 pairs"),
         (0.25, 0.01, None, True, "25 %"),  # 8 pairs cannot show it
-        (0.75, 0.31, None, False, "above 0.3"),
+        (0.75, 1.51, None, False, "above 1.5"),
         (0.75, float("nan"), None, False, "KL to the reference nan"),
         (0.75, 0.01, Verdict(False, "10 points worse.", {"success": -0.1}), False, "10 points worse"),
         (0.75, 0.01, Verdict(True, "no difference beyond noise.", {"success": 0.0}), True, "no difference"),

@@ -24,7 +24,7 @@ def values(tmp_path: Path, **changes: Any) -> Any:
 def test_an_empty_goal_takes_the_defaults(tmp_path: Path) -> None:
     made = align_config(AlignGoal(), values(tmp_path))
     assert made.tasks == tuple(TASKS) and made.first_state == 100_000
-    assert (made.iterations, made.objective, made.settings.preset) == (1, "task_completion", "default")
+    assert (made.iterations, made.objective, made.settings.preset) == (1, "task_completion", "recommended")
     assert made.folder.parent == tmp_path / "runs"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from grape_trainer.errors import SettingsError
-from grape_trainer.settings import PRESETS, settings
+from grape_trainer.settings import PRESETS, settings, usual
 
 
 def test_the_paper_preset_is_as_printed() -> None:
@@ -27,6 +27,13 @@ def test_the_default_is_anchored_and_bounded() -> None:
     assert default.supervised_weight > 0
     assert -0.5 <= default.drift_bound < 0 < default.kl_bound
     assert not default.train_towers
+
+
+def test_the_recommended_preset_is_bounded_and_fits_preferences_alone() -> None:
+    chosen = settings("recommended")
+    assert usual() == usual("tpo") == "recommended" and usual("sft") == "default"
+    assert (chosen.method, chosen.ranking, chosen.loss) == ("tpo", "balanced", "length_normalised")
+    assert chosen.action_blur > 0 and chosen.supervised_weight > 0 and 0 < chosen.kl_bound <= 2
 
 
 @pytest.mark.parametrize("preset", PRESETS)
