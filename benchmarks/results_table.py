@@ -5,7 +5,8 @@
 Takes what `benchmarks/compare_methods.py` and `grape eval --suite` wrote, each under the letter of its table, and keeps
 of it what a reader may want to compute with: `rows` (table, policy, suite, decoding, success with rate, low, high and
 trials, collision, steps of successes) and `differences` (table, policy, against, suite, decoding, points, low, high,
-noise). A letter that is not given keeps what the file has of it. Prints the tables in Markdown.
+noise). A letter that is not given keeps what the file has of it. Prints the tables in Markdown. `--picture FILE.png`
+draws the success of the given tables, a row a policy and suite, a panel a decoding.
 """
 
 from __future__ import annotations
@@ -75,6 +76,24 @@ def _percent(cell: Mapping[str, Any]) -> str:
     return f"{100 * cell['rate']:.1f} ({100 * cell['low']:.1f} to {100 * cell['high']:.1f}), n = {cell['trials']}"
 
 
+def picture(tables: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Success with its interval, a row a policy and suite."""
+    from grape.worlds_charts import Bar, forest
+
+    panels: dict[str, dict[str, dict[str, Bar]]] = {}
+    policies: list[str] = []
+    suites = {row["suite"] for table in tables.values() for row in table["rows"]}
+    for table in tables.values():
+        for row in table["rows"]:
+            name, cell = row["policy"], row["success"]
+            policies += [name] * (name not in policies)
+            bar = Bar(100 * cell["rate"], 100 * cell["low"], 100 * cell["high"])
+            line = name if len(suites) == 1 else f"{row['suite']}: {name}"
+            panels.setdefault(row["decoding"], {}).setdefault(line, {})[name] = bar
+    figure = forest(panels, policies, "success, per cent, with 95 % intervals")
+    figure.savefig(path, dpi=110)
+
+
 def merged(before: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """``before`` with these tables in the place of those of the same letter, by letter."""
     found: dict[str, Any] = {}
@@ -89,6 +108,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("tables", nargs="+", metavar="LETTER=FILE")
     parser.add_argument("--out", type=Path, default=TABLE)
+    parser.add_argument("--picture", type=Path, help="PNG to draw")
     told = parser.parse_args()
     try:
         tables: dict[str, Any] = {}
@@ -103,6 +123,8 @@ def main() -> int:
         return 2
     told.out.parent.mkdir(parents=True, exist_ok=True)
     told.out.write_text(json.dumps(merged(before, tables), indent=1) + "\n", encoding="utf-8")
+    if told.picture:
+        picture(tables, told.picture)
     for letter, table in tables.items():
         print(markdown(letter, table))
     return 0

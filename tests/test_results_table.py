@@ -29,7 +29,8 @@ def test_tables_are_kept_by_letter_and_replaced_by_it(tmp_path: Path) -> None:
     out = tmp_path / "results/TABLE.json"
     one, two = comparison(tmp_path / "one.json", 12.0), comparison(tmp_path / "two.json", 2.0)
     assert called(f"a={one}", f"b={two}", "--out", out).returncode == 0
-    done = called(f"a={two}", "--out", out)
+    done = called(f"a={two}", "--out", out, "--picture", tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert "TPO - SFT | in-domain | greedy | +2.0 (-3.0 to +7.0) | noise |" in done.stdout
     told = json.loads(out.read_text())
     assert [(g["table"], g["points"]) for g in told["differences"]] == [("a", 2.0), ("b", 2.0)]
