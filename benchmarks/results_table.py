@@ -81,16 +81,14 @@ def picture(tables: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     from grape.worlds_charts import Bar, forest
 
     panels: dict[str, dict[str, dict[str, Bar]]] = {}
-    policies: list[str] = []
     suites = {row["suite"] for table in tables.values() for row in table["rows"]}
     for table in tables.values():
         for row in table["rows"]:
-            name, cell = row["policy"], row["success"]
-            policies += [name] * (name not in policies)
+            cell = row["success"]
             bar = Bar(100 * cell["rate"], 100 * cell["low"], 100 * cell["high"])
-            line = name if len(suites) == 1 else f"{row['suite']}: {name}"
-            panels.setdefault(row["decoding"], {}).setdefault(line, {})[name] = bar
-    figure = forest(panels, policies, "success, per cent, with 95 % intervals")
+            line = row["policy"] if len(suites) == 1 else f"{row['suite']}: {row['policy']}"
+            panels.setdefault(row["decoding"], {})[line] = {"success": bar}
+    figure = forest(panels, ["success"], "success, per cent, with 95 % intervals")
     figure.savefig(path, dpi=110)
 
 
