@@ -91,7 +91,7 @@ class Learner:
         each token added where the settings ask for centred log-ratios."""
         tokens = trajectory.tokens[start:stop].to(self.device)
         if self._blur is not None:
-            sure = self._sure_of(self._blur, trajectory)[start:stop].to(self.device)
+            sure = self.reference_sure(trajectory)[start:stop].to(self.device)
             return self._blur.log_probs(self.logits(trajectory, start, stop), tokens, sure)
         if not self._centred:
             return self.log_probs(trajectory, start, stop)
@@ -100,9 +100,12 @@ class Learner:
         logits = self.logits(trajectory, start, stop)
         return gather_logprobs(logits, tokens) + tpo.token_kl(reference, logits)
 
-    def _sure_of(self, blur: Blur, trajectory: Trajectory) -> Tensor:
-        """(T, 7) bool: where the reference is sure; computed once an episode, the same whatever serves meanwhile."""
-        name, steps = trajectory.episode_id, len(trajectory)
+    def reference_sure(self, trajectory: Trajectory) -> Tensor:
+        """(T, 7) bool: where the blur sees sharply because the reference is sure, False without a blur. Computed once
+        an episode; the first time not within :meth:`under`, which does not nest."""
+        name, steps, blur = trajectory.episode_id, len(trajectory), self._blur
+        if blur is None:
+            return torch.zeros(steps, 7, dtype=torch.bool)
         if name not in self._sure:
             with torch.no_grad(), self.reference():
                 starts = range(0, steps, self.chunk)

@@ -84,6 +84,7 @@ class LogProbs:
 
     def _compute(self, trajectory: Trajectory, adapter_id: str) -> Tensor:
         learner = self._learner
+        learner.reference_sure(trajectory)  # before another adapter takes its place
         with learner.under(self._adapters.get(adapter_id)):
             read = learner.seen_log_probs if self._blur else learner.log_probs
             values = tpo.token_log_probs(read, trajectory, learner.chunk).cpu()

@@ -11,9 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grape_policy.adapters import read_adapter
 from grape_policy.checkpoint import load_checkpoint
 from grape_policy.logprobs import gather_logprobs
-from grape_policy.testing import write_random_checkpoint
+from grape_policy.testing import write_random_adapter, write_random_checkpoint
+from grape_trainer import tpo
 from grape_trainer.blur import Blur, weights
 from grape_trainer.learner import Learner
 from grape_trainer.log_probs import Adapters, LogProbs
@@ -130,6 +132,33 @@ def test_the_learner_sees_through_it_and_reference_log_probs_are_kept_apart(tmp_
         wanted = Blur(vla, 3.0).log_probs(logits, one.tokens, Blur(vla, 3.0).sure(logits))
     torch.testing.assert_close(exact.of(one, ""), gather_logprobs(logits, one.tokens).double(), rtol=0, atol=1e-5)
     torch.testing.assert_close(seen.of(one, ""), wanted.double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(learner.reference_sure(one), Blur(vla, 3.0).sure(logits))
     again = LogProbs(learner, adapters, tmp_path / "cache", 3.0)
     assert torch.equal(again.of(one, ""), seen.of(one, "")) and again.computed == 0
     assert not torch.equal(seen.of(one, ""), exact.of(one, ""))
+
+
+def test_with_another_adapter_as_reference_its_own_certainty_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log-probs are those of the policy that starts from it: a preference begins at log 2."""
+    vla = load_checkpoint(write_random_checkpoint(tmp_path / "model"))
+    made = write_random_adapter(tmp_path / "adapter", vla, 4, 0, scale=3.0)
+    episode = episode_for(vla, 1, 5)
+    prompts = tuple(vla.processor.prompt(s.instruction) for s in episode.steps)
+    images = torch.from_numpy(episode.images)
+    one = Trajectory("a", "a", torch.from_numpy(episode.tokens).long(), prompts, lambda: images)
+    held = read_adapter(made, vla.base_hash)
+    learner = Learner(vla, settings(action_blur=3.0), ByteCache(0), made, held)
+    with torch.no_grad(), learner.reference():
+        logits = learner.logits(one, 0, 5)
+    # random weights are sure of nothing: half of what is there shall count
+    monkeypatch.setattr("grape_trainer.blur.SURE", float(torch.softmax(logits, -1).amax(-1).median()))
+    wanted = Blur(vla, 3.0).sure(logits)
+    assert wanted.any() and not wanted.all()
+    known = {held.manifest.adapter_id: made}
+    reference = LogProbs(learner, Adapters(vla.base_hash, None, known), tmp_path / "cache", 3.0)
+    found = reference.of(one, held.manifest.adapter_id)
+    torch.testing.assert_close(learner.reference_sure(one), wanted)
+    own = tpo.token_log_probs(learner.seen_log_probs, one, 16)
+    torch.testing.assert_close(found, own, rtol=0, atol=1e-4)
