@@ -5,7 +5,9 @@ SHELL := /bin/bash
 
 ENV := . ./env.sh
 # Two workers; a file's tests stay in one, because nodes started for a module are shared by its tests.
-TEST_WORKERS := -n 2 --dist loadfile
+# Those that hold clocks to account come after them, one at a time.
+EVERY_TEST := { python -m pytest -n 2 --dist loadfile -m 'not alone'; beside=$$?; \
+	python -m pytest -m alone && [ $$beside -eq 0 ]; }
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 MINI_RUN ?= runs/train-mini
@@ -26,10 +28,7 @@ setup-lerobot: ## LeRobot in .venv-lerobot, to check exports with its own reader
 
 test: setup ## every test (PYTEST_ARGS="-k name" for some)
 	@$(ENV) && export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} && \
-	if [ -n '$(subst ','\'',$(PYTEST_ARGS))' ]; then python -m pytest $(PYTEST_ARGS); else \
-		python -m pytest $(TEST_WORKERS) -m 'not alone'; beside=$$?; \
-		python -m pytest -m alone; alone=$$?; \
-		[ $$beside -eq 0 ] && [ $$alone -eq 0 ]; fi
+	$(if $(PYTEST_ARGS),python -m pytest $(PYTEST_ARGS),$(EVERY_TEST))
 
 lint: setup ## style, format and types
 	@$(ENV) && ruff check . && ruff format --check . && python scripts/typecheck.py

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 import _paths
 import numpy as np
-from rich.progress import track
+from scipy.stats import spearmanr
 
 from grape import console, evaluation
 from grape.workers import WorldWorkers
@@ -49,15 +48,9 @@ def snapshots(folder: Path) -> list[dict[str, Any]]:
 
 def spearman(one: Sequence[float], two: Sequence[float]) -> float:
     """Rank correlation, equal values sharing their mean rank; NaN where one side does not vary."""
-
-    def ranks(values: Sequence[float]) -> np.ndarray:
-        data = np.asarray(values, np.float64)
-        return np.array([(data < v).sum() + 0.5 * ((data == v).sum() - 1) for v in data])
-
-    a, b = ranks(one), ranks(two)
-    if not (np.ptp(a) and np.ptp(b)):
+    if not (np.ptp(one) and np.ptp(two)):
         return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+    return float(spearmanr(one, two).statistic)
 
 
 def correlation(rows: Sequence[dict[str, Any]], figure: str, resamples: int = 2000) -> dict[str, Any]:
@@ -83,13 +76,8 @@ def main(told: argparse.Namespace) -> int:
     states = range(told.first_state, told.first_state + told.states)
     sides = ["", *(row["adapter"] for row in rows)]
     jobs = [job for side in sides for job in evaluation.grid(tuple(SIM_TASKS), states, [side], "clean", 0, 0.0)]
-    bar = iter(track(range(len(jobs)), "trials", console=console.errors, disable=not console.errors.is_terminal))
-    results = evaluation.run(
-        jobs,
-        WorldWorkers(told.model, told.workers or len(os.sched_getaffinity(0))),
-        told.folder / "instruments.jsonl",
-        lambda done, total, said: next(bar, None),
-    )
+    with console.progress("trials") as bar:
+        results = evaluation.run(jobs, WorldWorkers(told.model, told.workers), told.folder / "instruments.jsonl", bar)
     rate = {side: float(np.mean([r.success for r in results if r.job.adapter == side])) for side in sides}
     for row in rows:
         row["success"], row["gain"] = rate[row["adapter"]], rate[row["adapter"]] - rate[""]

@@ -23,3 +23,14 @@ def token_logprobs(model: OpenVla, pixels: Tensor, prompts: Sequence[Tensor], to
     (B, 7). Returns (B, 7).
     """
     return gather_logprobs(model(pixels, prompts, tokens), tokens)
+
+
+def blurred_targets(bins: int, deviation: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(bins, bins): row i is a normal distribution over bins around i, `deviation` in bins; the identity for 0.
+
+    Neighbouring bins are neighbouring actions, which plain cross-entropy has to find out by itself.
+    """
+    if deviation <= 0.0:
+        return torch.eye(bins, dtype=dtype)
+    index = torch.arange(bins, dtype=dtype)
+    return (-0.5 * ((index[None] - index[:, None]) / deviation) ** 2).softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""What helps a small model learn faster and is thrown away afterwards: auxiliary regression, blurred targets."""
+"""What helps a small model learn faster and is thrown away afterwards: auxiliary regression."""
 
 from __future__ import annotations
 
@@ -35,17 +35,6 @@ class AuxiliaryHead(nn.Module):
         values = self.read(hidden)
         points = values[:, : 3 * self.keypoints].unflatten(-1, (self.keypoints, 3))
         return self.place(pooled), points, values[:, 3 * self.keypoints :]
-
-
-def blurred_targets(bins: int, deviation: float) -> Tensor:
-    """(bins, bins): row i is a normal distribution over bins around i, `deviation` in bins; the identity for 0.
-
-    Neighbouring bins are neighbouring actions, which plain cross-entropy has to find out by itself.
-    """
-    if deviation <= 0.0:
-        return torch.eye(bins)
-    index = torch.arange(bins, dtype=torch.float32)
-    return (-0.5 * ((index[None] - index[:, None]) / deviation) ** 2).softmax(dim=-1)
 
 
 def use_plain_attention(model: OpenVla) -> None:

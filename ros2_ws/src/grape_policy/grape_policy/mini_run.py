@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from grape_policy.checkpoint import save_checkpoint
 from grape_policy.codec import ActionCodec, NormStats
 from grape_policy.config import parse_config
+from grape_policy.logprobs import blurred_targets
 from grape_policy.mini import initialise, mini_config, mini_preprocessor, mini_tokenizer
 from grape_policy.mini_demos import Demos, DemosError, action_statistics
-from grape_policy.mini_heads import AuxiliaryHead, blurred_targets, use_plain_attention
+from grape_policy.mini_heads import AuxiliaryHead, use_plain_attention
 from grape_policy.model import OpenVla
 from grape_policy.processing import Processor
 

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from grape_episode.testing import wait_for
 from grape_policy.checkpoint import load_checkpoint
 from grape_policy.engine import Engine
+from grape_policy.logprobs import blurred_targets
 from grape_policy.mini import MiniSize
 from grape_policy.mini_demos import DemosError, action_statistics, load_demos
-from grape_policy.mini_heads import blurred_targets, use_plain_attention
+from grape_policy.mini_heads import use_plain_attention
 from grape_policy.mini_run import Trainer
 from grape_policy.testing import INSTRUCTIONS, TINY, write_random_checkpoint
 from grape_policy.train_mini import TrainSettings, main, train

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from grape_policy.checkpoint import Vla
+from grape_policy.logprobs import blurred_targets
 
 SURE = 0.9
 """Probability of its best bin from which on the reference policy counts as sure of a dimension."""
@@ -33,7 +34,7 @@ class Blur:
             raise ValueError(f"width must be above 0, not {width}")
         self._first = vla.spec.vocab_size - vla.spec.action_bins
         self._bins = vla.spec.action_bins
-        self._weights = weights(self._bins, width)
+        self._weights = blurred_targets(self._bins, width, torch.float64)
         self._scaled = torch.as_tensor(vla.stats.of().mask)
 
     def sure(self, reference_logits: Tensor) -> Tensor:
@@ -51,9 +52,3 @@ class Blur:
         inside = (bins >= 0) & (bins < self._bins) & self._scaled.to(tokens.device) & ~sure
         near = self._weights.to(precise)[bins.clamp(0, self._bins - 1)]
         return torch.where(inside, (near * actions).sum(dim=-1), sharp)
-
-
-def weights(bins: int, width: float) -> Tensor:
-    """(bins, bins) float64 w(k | a), row a, column k: every row sums to 1."""
-    places = torch.arange(bins, dtype=torch.float64)
-    return (-0.5 * ((places[:, None] - places[None, :]) / width) ** 2).softmax(dim=1)

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from grape_policy.adapters import read_adapter
 from grape_policy.checkpoint import load_checkpoint
-from grape_policy.logprobs import gather_logprobs
+from grape_policy.logprobs import blurred_targets, gather_logprobs
 from grape_policy.testing import write_random_adapter, write_random_checkpoint
 from grape_trainer import tpo
-from grape_trainer.blur import Blur, weights
+from grape_trainer.blur import Blur
 from grape_trainer.learner import Learner
 from grape_trainer.log_probs import Adapters, LogProbs
 from grape_trainer.settings import settings
@@ -68,7 +68,7 @@ def test_its_gradient_draws_to_the_blurred_target(seed: int, width: float) -> No
     logits.requires_grad_()
     (found,) = torch.autograd.grad(blur(width).log_probs(logits, tokens, NOWHERE)[0, 0], logits)
     wanted = -torch.softmax(logits.detach()[0, 0], -1)
-    wanted[FIRST : FIRST + BINS] += weights(BINS, width)[int(tokens[0, 0]) - FIRST]
+    wanted[FIRST : FIRST + BINS] += blurred_targets(BINS, width, torch.float64)[int(tokens[0, 0]) - FIRST]
     torch.testing.assert_close(found[0, 0], wanted)
 
 
