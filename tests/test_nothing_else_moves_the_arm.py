@@ -26,7 +26,7 @@ from rosgraph_msgs.msg import Clock  # noqa: E402
 from grape_episode import topics  # noqa: E402
 from grape_episode.ros import CLOCK, EVENT, LATCHED, set_stamp  # noqa: E402
 from grape_episode.synthetic import make_episode, write_episode  # noqa: E402
-from grape_episode.testing import NodeProcess, free_domain, wait_for  # noqa: E402
+from grape_episode.testing import NodeProcess, Timeout, free_domain, wait_for  # noqa: E402
 
 pytestmark = pytest.mark.ros
 
@@ -137,9 +137,20 @@ def test_the_one_policy_moves_the_arm(bench: Bench) -> None:
     bench.begin()
     status = bench.step(bench.policy.node.say, 0)
     assert status.verdict == GateStatus.ACCEPTED, f"{status.check}: {status.reason}"
-    wait_for(lambda: bench.counted()[0] > 5, "target poses")
-    places = np.array([pose for _, pose in bench.lab.seen.targets])
-    assert np.ptp(places[:, 0]) > 0.005 and bench.counted()[1] == 1
+
+    def moved() -> bool:
+        bench.policy.beat()  # its silence would hold the arm
+        return bool(bench.counted()[0]) and np.ptp([pose[0] for _, pose in bench.lab.seen.targets]) > 0.005
+
+    # a busy machine may keep this test from beating in time, and a held arm waits for the next step
+    for index in range(1, 4):
+        try:
+            wait_for(moved, "target poses that move", 3.0)
+            break
+        except Timeout:
+            bench.step(bench.policy.node.say, index)
+    wait_for(moved, "target poses that move")
+    assert bench.counted()[1] == 1
     bench.policy.end()
 
 
