@@ -5,9 +5,10 @@ SHELL := /bin/bash
 
 ENV := . ./env.sh
 # Two workers; a file's tests stay in one, because nodes started for a module are shared by its tests.
-# Those that hold clocks to account come after them, one at a time.
-EVERY_TEST := { python -m pytest -n 2 --dist loadfile -m 'not alone'; beside=$$?; \
-	python -m pytest -m alone && [ $$beside -eq 0 ]; }
+# Those that hold clocks to account come after them, one at a time. What fails is named, and tried once more by itself:
+# on a machine that others use a message may come late, and only what fails both times fails the run.
+pytest_twice = { python -m pytest -m '$(1)' $(2) || python -m pytest -m '$(1)' --last-failed --last-failed-no-failures none; }
+EVERY_TEST := { $(call pytest_twice,not alone,-n 2 --dist loadfile); beside=$$?; $(call pytest_twice,alone) && [ $$beside -eq 0 ]; }
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
 MINI_RUN ?= runs/train-mini
