@@ -50,6 +50,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--rollout-states", type=int, default=16, help="initial states a task that are learnt from")
     parser.add_argument("--rollouts", type=int, default=4, help="rollouts of each of them")
     parser.add_argument("--temperature", type=float, default=1.0, help="at which they are drawn")
+    parser.add_argument("--variant", default="clean", help="of the world, for rollouts and trials")
     parser.add_argument("--updates", type=int, default=30, help="of every training run")
     parser.add_argument("--states", type=int, default=50, help="fresh initial states a task that policies are tried on")
     parser.add_argument("--first-state", type=int, default=0, help="id of the first of them")
@@ -114,6 +115,7 @@ def main(told: argparse.Namespace) -> None:
         arms=read_arms(told.arms) if told.arms else (),
         first_state=told.first_state,
         temperature=told.temperature,
+        variant=told.variant,
     )
     with progress() as tell:
         comparison = Comparison(

@@ -14,10 +14,12 @@ from grape import evaluation
 from grape.compare_plan import FIRST_ROLLOUT_STATE, CompareError, Plan, Policy
 from grape.compare_table import SFT, TrainedPolicy, table
 from grape_policy.adapters import read_manifest
+from grape_reward.spec import DEFAULT_OBJECTIVE
 from grape_trainer.config import TrainConfig
 from grape_trainer.files import read_json, read_lines, write_json
 from grape_trainer.iteration import IterationFiles
-from grape_trainer.pairs import build, write_pairs
+from grape_trainer.pairs import Excluded, build, write_pairs
+from grape_trainer.ranking import Candidate
 from grape_trainer.result import RESULT, Result, read_result
 from grape_trainer.rig import Rig, Rollout, rollout_jobs
 
@@ -82,7 +84,8 @@ class Comparison:
     def _own(self) -> None:
         out, wanted = self.plan.out, self.plan.fixed
         if (out / PLAN).exists():
-            held = {"temperature": 1.0, **read_json(out / PLAN)}  # a folder of before there was a choice
+            # a folder of before there was a choice
+            held = {"temperature": 1.0, "variant": "clean", **read_json(out / PLAN)}
             for name, value in wanted.items():
                 if held.get(name) != value:
                     raise CompareError(
@@ -96,7 +99,14 @@ class Comparison:
     def _collect(self) -> None:
         plan, files = self.plan, self.files
         jobs = rollout_jobs(
-            plan.tasks, plan.rollout_states, plan.rollouts, FIRST_ROLLOUT_STATE, 0, temperature=plan.temperature
+            plan.tasks,
+            plan.rollout_states,
+            plan.rollouts,
+            FIRST_ROLLOUT_STATE,
+            0,
+            # empty where it is the usual one: the name is part of the rollouts' seeds
+            "" if plan.variant == "clean" else plan.variant,
+            temperature=plan.temperature,
         )
         missing = files.missing(jobs)
         done = len(jobs) - len(missing)
@@ -119,14 +129,19 @@ class Comparison:
 
     def _pair(self) -> dict[str, Path]:
         """The pairs file of each policy, by its name: the same rollouts, each ranked as the settings say."""
-        entries = self.files.score("", "task_completion", lambda done, total: self._tell("score", done, total, ""))
         paths = {}
         for policy in self.plan.policies:
+            entries = self._entries(policy.objective)
             paths[policy.name] = path = self.plan.out / policy.pairs_file
             if not path.exists():
                 told = self.plan.told(policy, 0)
-                write_pairs(path, build(entries, told.ranking, told.m, told.lambdas, told.min_margin))
+                write_pairs(path, build(entries, told.ranking, told.m, told.rank_weights, told.min_margin))
         return paths
+
+    def _entries(self, objective: str) -> list[Candidate | Excluded]:
+        """The rollouts as scored towards ``objective``."""
+        files = IterationFiles(self.plan.out, 1, "" if objective == DEFAULT_OBJECTIVE else objective)
+        return files.score("", objective, lambda done, total: self._tell(f"score {objective}", done, total, ""))
 
     def _train_all(self, pairs: Mapping[str, Path]) -> list[TrainedPolicy]:
         wanted = [(policy, seed) for seed in range(self.plan.seeds) for policy in self.plan.policies]
@@ -175,7 +190,7 @@ class Comparison:
         """Results by (policy, training seed), each in the order of tasks and states; SFT has the seed 0 alone."""
         sides = {(SFT, 0): ""} | {(t.policy, t.seed): t.adapter for t in trained}
         jobs = {
-            side: evaluation.grid(self.plan.tasks, self.plan.trial_states, [adapter], "clean", 0, 0.0)
+            side: evaluation.grid(self.plan.tasks, self.plan.trial_states, [adapter], self.plan.variant, 0, 0.0)
             for side, adapter in sides.items()
         }
         # policy by policy: a change of the adapter costs more than a change of the scene
@@ -190,15 +205,15 @@ class Comparison:
 
     def _budget(self) -> dict[str, Any]:
         plan = self.plan
-        lines = read_json(self.files.scores_path)["episodes"]
-        successes = sum(line["kind"] == "candidate" and line["entry"]["success"] == 1 for line in lines)
+        entries = self._entries(plan.policies[0].objective)
+        candidates = [entry for entry in entries if isinstance(entry, Candidate)]
         chosen = {policy.name: plan.told(policy, 0).to_dict() for policy in plan.policies}
         return {
             "model": plan.model.name,
             **plan.fixed,
-            "rollouts_in_all": len(lines),
-            "rollouts_left_out": sum(line["kind"] == "excluded" for line in lines),
-            "rollouts_successful": successes,
+            "rollouts_in_all": len(entries),
+            "rollouts_left_out": len(entries) - len(candidates),
+            "rollouts_successful": sum(entry.success == 1 for entry in candidates),
             "seeds": plan.seeds,
             "states": plan.states,
             "first_state": plan.first_state,

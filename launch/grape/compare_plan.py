@@ -12,6 +12,7 @@ import yaml
 
 from grape.compare_table import SFT
 from grape_policy.checkpoint import base_hash
+from grape_reward.spec import DEFAULT_OBJECTIVE, OBJECTIVES
 from grape_trainer.errors import SettingsError
 from grape_trainer.settings import Settings, settings
 
@@ -25,12 +26,14 @@ class CompareError(Exception):
 
 @dataclass(frozen=True)
 class Policy:
-    """What is trained: a name for the tables, a method and a preset of grape_trainer, ``overrides`` of the preset."""
+    """What is trained: a name for the tables, a method and a preset of grape_trainer, ``overrides`` of the preset, and
+    the ``objective`` that rollouts are scored towards."""
 
     name: str
     method: str
     preset: str
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    objective: str = DEFAULT_OBJECTIVE
 
     @property
     def slug(self) -> str:
@@ -40,8 +43,8 @@ class Policy:
     @property
     def pairs_file(self) -> str:
         """Policies whose pairs are chosen alike share a file."""
-        own = any(name in self.overrides for name in ("ranking", "m", "lambdas", "min_margin"))
-        return f"pairs_{self.slug if own else self.preset}.json"
+        own = any(name in self.overrides for name in ("ranking", "m", "lambdas", "balance", "min_margin"))
+        return f"pairs_{self.slug if own or self.objective != DEFAULT_OBJECTIVE else self.preset}.json"
 
 
 def policies(preset: str = "default") -> tuple[Policy, ...]:
@@ -57,7 +60,7 @@ def policies(preset: str = "default") -> tuple[Policy, ...]:
 
 
 def read_arms(path: Path) -> tuple[Policy, ...]:
-    """Policies from a YAML list of {name, method, preset, set}, all but the name optional.
+    """Policies from a YAML list of {name, method, preset, set, objective}, all but the name optional.
 
     Raises CompareError naming the file and the entry."""
     try:
@@ -71,12 +74,20 @@ def read_arms(path: Path) -> tuple[Policy, ...]:
         where = f"{path}: entry {number}"
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             raise CompareError(f"{where}: expected a policy with a name")
-        unknown = set(entry) - {"name", "method", "preset", "set"}
+        unknown = set(entry) - {"name", "method", "preset", "set", "objective"}
         if unknown or not isinstance(entry.get("set", {}), dict):
             raise CompareError(f"{where} ({entry['name']}): {', '.join(sorted(unknown)) or 'set'} is not understood")
-        arm = Policy(entry["name"], entry.get("method", "tpo"), entry.get("preset", "default"), entry.get("set", {}))
+        arm = Policy(
+            entry["name"],
+            entry.get("method", "tpo"),
+            entry.get("preset", "default"),
+            entry.get("set", {}),
+            entry.get("objective", DEFAULT_OBJECTIVE),
+        )
         if arm.name == SFT or arm.slug in (other.slug for other in arms):
             raise CompareError(f"{where}: a second policy {arm.name!r}")
+        if arm.objective not in OBJECTIVES:
+            raise CompareError(f"{where} ({arm.name}): objective {arm.objective!r}: one of {', '.join(OBJECTIVES)}")
         try:
             settings(arm.preset, **{**arm.overrides, "method": arm.method})
         except SettingsError as error:
@@ -90,7 +101,8 @@ class Plan:
     """``rollout_states``: initial states a task, with ``rollouts`` each; ``updates``: of every training run, ``seeds``
     runs a policy; ``states``: trials a task, policy and seed; ``workers``: training runs at a time. ``preset``: see
     :func:`policies`; ``arms``: other policies instead of those; ``names``: of the policies wanted, empty: all;
-    ``overrides``: of every preset; ``first_state``: of the trials; ``temperature``: of the rollouts."""
+    ``overrides``: of every preset; ``first_state``: of the trials; ``temperature``: of the rollouts; ``variant``: of
+    the world, for rollouts and trials."""
 
     model: Path
     out: Path
@@ -107,6 +119,7 @@ class Plan:
     arms: tuple[Policy, ...] = ()
     first_state: int = 0
     temperature: float = 1.0
+    variant: str = "clean"
 
     def __post_init__(self) -> None:
         known = [policy.name for policy in self.arms or policies(self.preset)]
@@ -143,7 +156,7 @@ class Plan:
     @property
     def fixed(self) -> dict[str, Any]:
         """What a folder is held to. More seeds, states or policies may be asked of a folder that is there."""
-        names = ("rollout_states", "rollouts", "temperature", "updates", "preset")
+        names = ("rollout_states", "rollouts", "temperature", "variant", "updates", "preset")
         return {
             "base_hash": base_hash(self.model),
             "tasks": list(self.tasks),

@@ -29,6 +29,7 @@ from grape_policy.testing import write_random_checkpoint
 from grape_trainer import run_training
 from grape_trainer.config import TrainConfig
 from grape_trainer.files import read_lines
+from grape_trainer.iteration import IterationFiles
 from grape_trainer.result import Result as Trained
 from grape_trainer.rig import Job as RigJob
 from grape_trainer.rig import Rollout
@@ -222,6 +223,7 @@ ARMS = """
   set: {supervised_weight: 0.0, ranking: success}
 - {name: cloning, method: filtered_bc, set: {learning_rate: 0.001}}
 - {name: TPO}
+- {name: TPO safety, objective: safety}
 """
 
 
@@ -240,6 +242,20 @@ def test_policies_from_a_file_each_with_its_own_settings_and_states(model: Path,
     assert third[0].lora_rank == 2 and third[1] == second[1] == "pairs_default.json"
     assert {json.loads((out / name).read_text())["ranking"] for name in (first[1], third[1])} == {"success", "balanced"}
     assert {line["job"]["initial_state"] for line in read_lines(out / "trials.jsonl")} == set(range(300, 305))
+    safe = json.loads((out / told["tpo_safety-0"][1]).read_text())
+    assert (
+        safe["objective"] == "safety" and json.loads((out / "pairs_default.json").read_text())["objective"] != "safety"
+    )
+
+
+def test_a_variant_is_that_of_rollouts_and_trials(model: Path, vla: Vla, tmp_path: Path) -> None:
+    told = plan(model, tmp_path / "out", seeds=1, variant="obstacle", names=("filtered BC",))
+    comparison(vla, told).run()
+    assert {line["job"]["variant"] for line in read_lines(told.out / "trials.jsonl")} == {"obstacle"}
+    keys = [line["key"] for line in read_lines(IterationFiles(told.out, 1).rollouts_path)]
+    assert keys and all("/obstacle/" in key for key in keys)
+    with pytest.raises(CompareError, match="variant 'obstacle', not 'clean'"):
+        comparison(vla, replace(told, variant="clean")).run()
 
 
 @pytest.mark.parametrize(
@@ -249,6 +265,7 @@ def test_policies_from_a_file_each_with_its_own_settings_and_states(model: Path,
         ("{}", "expected a list"),
         ("[{method: tpo}]", "entry 1: expected a policy with a name"),
         ("[{name: a, colour: red}]", r"entry 1 \(a\): colour is not understood"),
+        ("[{name: a, objective: fame}]", r"entry 1 \(a\): objective 'fame': one of task_completion, safety"),
         ("[{name: a, set: 3}]", r"entry 1 \(a\): set is not understood"),
         ("[{name: A b}, {name: a-b}, {name: a_b}]", "entry 3: a second policy 'a_b'"),
         ("[{name: SFT}]", "a second policy 'SFT'"),

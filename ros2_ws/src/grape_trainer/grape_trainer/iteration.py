@@ -22,13 +22,15 @@ from grape_trainer.settings import Settings
 
 
 class IterationFiles:
-    """``<run>/iteration_<k>/``: rollouts.jsonl, scores.json, pairs.json, train/, summary.json."""
+    """``<run>/iteration_<k>/``: rollouts.jsonl, scores.json, pairs.json, train/, summary.json.
 
-    def __init__(self, run: Path, number: int) -> None:
+    ``towards``: the objective, part of the scores' name where rollouts are scored towards several."""
+
+    def __init__(self, run: Path, number: int, towards: str = "") -> None:
         self.number = number
         self.folder = run / f"iteration_{number}"
         self.rollouts_path = self.folder / "rollouts.jsonl"
-        self.scores_path = self.folder / "scores.json"
+        self.scores_path = self.folder / (f"scores_{towards}.json" if towards else "scores.json")
         self.pairs_path = self.folder / "pairs.json"
         self.train_folder = self.folder / "train"
         self.summary_path = self.folder / "summary.json"
@@ -76,7 +78,7 @@ class IterationFiles:
         """The pairs file, made where it is not there: one that a person has edited is used as it is."""
         if self.pairs_path.exists():
             return read_pairs(self.pairs_path)
-        pairs = build(entries, settings.pairing, settings.m, settings.lambdas, settings.min_margin)
+        pairs = build(entries, settings.pairing, settings.m, settings.rank_weights, settings.min_margin)
         write_pairs(self.pairs_path, pairs)
         return pairs
 

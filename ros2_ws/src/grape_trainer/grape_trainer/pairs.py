@@ -164,7 +164,7 @@ def build(
     entries: Iterable[Candidate | Excluded],
     ranking: str = "balanced",
     m: int = 2,
-    lambdas: Sequence[float] = (0.01, 0.01, 2.0),
+    weights: Sequence[float] | None = None,
     min_margin: float = 0.0,
 ) -> PairSet:
     """Pairs by (task, variant, initial state): top m against bottom m, 2m at most the number of rollouts,
@@ -184,7 +184,7 @@ def build(
             seen.add(entry.episode_id)
             candidates.append(entry)
     _comparable(candidates)
-    ranked = rank(candidates, ranking, lambdas)
+    ranked = rank(candidates, ranking, weights)
     groups: dict[Group, list[int]] = {}
     for i, c in enumerate(candidates):
         groups.setdefault(c.group, []).append(i)

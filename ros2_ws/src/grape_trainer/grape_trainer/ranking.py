@@ -89,37 +89,50 @@ class Ranked:
         return sorted(indices, key=key)
 
 
-def rank(candidates: Sequence[Candidate], ranking: str, lambdas: Sequence[float] = (0.01, 0.01, 2.0)) -> Ranked:
+PAPER, EQUAL = (0.01, 0.01, 2.0), (1.0, 1.0, 1.0)
+
+
+def rank(candidates: Sequence[Candidate], ranking: str, weights: Sequence[float] | None = None) -> Ranked:
     """Rank scores under one of settings.RANKINGS.
 
     ``balanced``: success, log R_ext and per-token R_self, each z-scored within its task and dropped there
-    when it does not vary, summed; success comes first whatever the sum. ``paper``: Eq. 10 with ``lambdas``
-    of R_self (a sum over steps), R_ext and I_success. ``success``: I_success alone. ``swift``: success, and of two
+    when it does not vary, summed; success comes first whatever the sum, unless its weight is 0. ``paper``: Eq. 10,
+    R_self being a sum over steps. ``weights`` of R_self, R_ext and I_success: of these two, by default 1 each and the
+    paper's; a term of weight 0 is left out. ``success``: I_success alone. ``swift``: success, and of two
     successes the one of fewer steps. ``random``: a number drawn from the episode's id.
     Raises PairsError for an unknown ranking."""
     success = np.array([c.success for c in candidates], dtype=np.float64)
     log_ext = np.array([c.log_r_ext for c in candidates], dtype=np.float64)
     dropped: dict[str, tuple[str, ...]] = {}
+    first = ranking not in ("paper", "random")
     if ranking == "paper":
         r_self = np.array([c.r_self for c in candidates], dtype=np.float64)
+        of_self, of_ext, of_success = PAPER if weights is None else weights
         terms = {
-            "success": lambdas[2] * success,
-            "r_ext": lambdas[1] * np.exp(log_ext),
-            "r_self": lambdas[0] * r_self,
+            "success": of_success * success,
+            "r_ext": of_ext * np.exp(log_ext),
+            "r_self": of_self * r_self,
         }
     elif ranking == "balanced":
         per_token = np.array([c.r_self_per_token for c in candidates], dtype=np.float64)
-        raw = {"success": success, "log_r_ext": log_ext, "r_self_per_token": per_token}
+        of_self, of_ext, of_success = EQUAL if weights is None else weights
+        first = of_success != 0
+        weighted = {
+            "success": (of_success, success),
+            "log_r_ext": (of_ext, log_ext),
+            "r_self_per_token": (of_self, per_token),
+        }
+        raw = {name: (weight, values) for name, (weight, values) in weighted.items() if weight != 0}
         terms = {name: np.zeros(len(candidates)) for name in raw}
         for task in sorted({c.task for c in candidates}):
             rows = np.array([i for i, c in enumerate(candidates) if c.task == task])
             constant = []
-            for name, values in raw.items():
+            for name, (weight, values) in raw.items():
                 scaled = _z_score(values[rows])
                 if scaled is None:
                     constant.append(name)
                 else:
-                    terms[name][rows] = scaled
+                    terms[name][rows] = weight * scaled
             if constant:
                 dropped[task] = tuple(constant)
     elif ranking == "success":
@@ -135,7 +148,7 @@ def rank(candidates: Sequence[Candidate], ranking: str, lambdas: Sequence[float]
         raise PairsError(f"unknown ranking {ranking!r}: balanced, paper, success, swift or random")
     scores = np.sum(list(terms.values()), axis=0) if len(candidates) else np.zeros(0)
     shares = _shares(candidates, terms, scores)
-    return Ranked(tuple(candidates), scores, terms, shares, dropped, success_first=ranking not in ("paper", "random"))
+    return Ranked(tuple(candidates), scores, terms, shares, dropped, success_first=first)
 
 
 def _z_score(values: Array) -> Array | None:

@@ -39,6 +39,9 @@ class Settings:
     """Top m against bottom m of each initial state, at most half of its rollouts each."""
     lambdas: tuple[float, float, float] = (0.01, 0.01, 2.0)
     """Weights of R_self, R_ext and I_success in Eq. 10; used by ranking ``paper`` only."""
+    balance: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of ranking ``balanced``: weights of the z-scored R_self, R_ext and I_success; 0 leaves a term out. Success comes
+    first unless its weight is 0."""
     min_margin: float = 0.0
     """Pairs of equal success are kept only above this difference of rank score."""
 
@@ -173,13 +176,21 @@ class Settings:
         check(alone or not self.centred, "centred", "false with a supervised term, a blur or cloning")
         check(self.drift_bound <= 0, "drift_bound", "at most 0")
         check(0 <= self.holdout < 1, "holdout", "in [0, 1)")
-        check(len(self.lambdas) == 3 and all(map(math.isfinite, self.lambdas)), "lambdas", "three finite numbers")
+        for name in ("lambdas", "balance"):
+            weights = getattr(self, name)
+            check(len(weights) == 3 and all(map(math.isfinite, weights)), name, "three finite numbers")
+        check(any(self.balance), "balance", "not all zero, as")
         check(len(self.adam_betas) == 2 and all(0 <= b < 1 for b in self.adam_betas), "adam_betas", "two in [0, 1)")
 
     @property
     def pairing(self) -> str:
         """The ranking by which pairs are chosen."""
         return "success" if self.method == "success_only" else self.ranking
+
+    @property
+    def rank_weights(self) -> tuple[float, float, float]:
+        """Of R_self, R_ext and I_success in ``ranking``."""
+        return self.balance if self.ranking == "balanced" else self.lambdas
 
     @property
     def bounds(self) -> tuple[float, float]:

@@ -138,6 +138,18 @@ def test_balanced_score_is_the_sum_of_z_scores_within_the_task() -> None:
     assert got == pytest.approx(wanted)
 
 
+def test_weights_of_the_balanced_score_and_terms_left_out() -> None:
+    made = [rollout("a", 1, -5.0, -0.3), rollout("b", 0, -2.0, -0.2), rollout("c", 0, -4.0, -0.7)]
+    columns = np.array([[c.r_self_per_token, c.log_r_ext, c.success] for c in made])
+    scaled = (columns - columns.mean(0)) / columns.std(0)
+    weights = np.array([0.5, 3.0, 2.0])
+    assert rank(made, "balanced", weights.tolist()).scores == pytest.approx(scaled @ weights)
+    costs = rank(made, "balanced", (0.0, 1.0, 0.0))
+    assert costs.terms.keys() == {"log_r_ext"} and costs.scores == pytest.approx(scaled[:, 1])
+    # without success the costs alone decide, with it they do not
+    assert costs.order([0, 1, 2])[0] == 1 and rank(made, "balanced", (0.0, 9.0, 1.0)).order([0, 1, 2])[0] == 0
+
+
 def test_paper_score_is_equation_ten() -> None:
     made = [rollout("a", 1, -0.5, -0.3), rollout("b", 0, -2.0, -0.2)]
     got = rank(made, "paper", (0.01, 0.01, 2.0)).scores

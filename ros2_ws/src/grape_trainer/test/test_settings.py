@@ -57,6 +57,7 @@ def test_a_record_survives_json(preset: str) -> None:
         ({"drift_bound": 0.1}, "drift_bound"),
         ({"lambdas": [1, 2]}, "lambdas"),
         ({"lambdas": 1}, "lambdas"),
+        ({"balance": [0.0, 0.0, 0.0]}, "balance: must be not all zero"),
         ({"holdout": 1.0}, "holdout"),
         ({"chunk": 0}, "chunk"),
         ({"method": "ppo"}, "one of tpo, step_dpo, success_only, filtered_bc, sft"),
@@ -71,6 +72,11 @@ def test_a_record_survives_json(preset: str) -> None:
 def test_wrong_values_are_refused_by_name(overrides: dict[str, Any], text: str) -> None:
     with pytest.raises(SettingsError, match=text):
         settings("default", **overrides)
+
+
+def test_the_weights_of_a_ranking_are_its_own() -> None:
+    assert settings("paper").rank_weights == (0.01, 0.01, 2.0)
+    assert settings("default", balance=[0, 1, 2]).rank_weights == (0.0, 1.0, 2.0)
 
 
 def test_only_supervised_training_may_leave_its_reference() -> None:
