@@ -135,7 +135,7 @@ class Comparison:
             paths[policy.name] = path = self.plan.out / policy.pairs_file
             if not path.exists():
                 told = self.plan.told(policy, 0)
-                write_pairs(path, build(entries, told.ranking, told.m, told.rank_weights, told.min_margin))
+                write_pairs(path, build(entries, told.ranking, **told.pair_rules))
         return paths
 
     def _entries(self, objective: str) -> list[Candidate | Excluded]:

@@ -78,7 +78,7 @@ class IterationFiles:
         """The pairs file, made where it is not there: one that a person has edited is used as it is."""
         if self.pairs_path.exists():
             return read_pairs(self.pairs_path)
-        pairs = build(entries, settings.pairing, settings.m, settings.rank_weights, settings.min_margin)
+        pairs = build(entries, settings.pairing, **settings.pair_rules)
         write_pairs(self.pairs_path, pairs)
         return pairs
 

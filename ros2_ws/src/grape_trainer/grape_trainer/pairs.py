@@ -166,9 +166,10 @@ def build(
     m: int = 2,
     weights: Sequence[float] | None = None,
     min_margin: float = 0.0,
+    failures: bool = True,
 ) -> PairSet:
     """Pairs by (task, variant, initial state): top m against bottom m, 2m at most the number of rollouts,
-    strictly better over worse only.
+    strictly better over worse only; ``failures``: also one failure over another.
 
     Raises PairsError when the episodes come from several base models, objectives or, within a task,
     cost programs or task files: their scores cannot be compared."""
@@ -193,6 +194,8 @@ def build(
         order = ranked.order(groups[group])
         size = min(m, len(order) // 2)
         for i in order[:size]:
+            if not (failures or candidates[i].success):
+                continue
             for j in order[len(order) - size :]:
                 if ranked.better(i, j, min_margin):
                     margin = float(ranked.scores[i] - ranked.scores[j])

@@ -44,6 +44,8 @@ class Settings:
     first unless its weight is 0."""
     min_margin: float = 0.0
     """Pairs of equal success are kept only above this difference of rank score."""
+    pair_failures: bool = True
+    """Pairs of two failures are kept; without them no failure is ever a chosen side, nor imitated as one."""
 
     reference: str = "sft"
     """``sft``: the base model, adapter off; ``previous``: the adapter that training starts from."""
@@ -188,9 +190,14 @@ class Settings:
         return "success" if self.method == "success_only" else self.ranking
 
     @property
-    def rank_weights(self) -> tuple[float, float, float]:
-        """Of R_self, R_ext and I_success in ``ranking``."""
-        return self.balance if self.ranking == "balanced" else self.lambdas
+    def pair_rules(self) -> dict[str, Any]:
+        """What ``grape_trainer.pairs.build`` is told beside the ranking."""
+        return {
+            "m": self.m,
+            "weights": self.balance if self.ranking == "balanced" else self.lambdas,
+            "min_margin": self.min_margin,
+            "failures": self.pair_failures,
+        }
 
     @property
     def bounds(self) -> tuple[float, float]:

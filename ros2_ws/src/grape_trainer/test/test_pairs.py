@@ -167,6 +167,20 @@ def test_balanced_never_prefers_a_failure_even_where_its_sum_is_higher() -> None
     assert not any(p.chosen == "good" for p in build(made, "paper", 1).pairs)
 
 
+def test_pairs_of_two_failures_are_left_out_where_they_are_not_wanted() -> None:
+    # successes by state: both sides, one, none
+    made = [
+        rollout(f"{s}{i}", int(i < wins), -float(i), -0.3, initial_state=s)
+        for s, wins in enumerate((4, 1, 0))
+        for i in range(4)
+    ]
+    for ranking in ("balanced", "paper", "random"):
+        every, without = build(made, ranking), build(made, ranking, failures=False)
+        success = {c.episode_id: c.success for c in made}
+        assert without.pairs == tuple(p for p in every.pairs if success[p.chosen])
+        assert len(without.pairs) < len(every.pairs)
+
+
 def test_equal_rollouts_make_no_pair() -> None:
     assert build([rollout("a"), rollout("b"), rollout("c"), rollout("d")]).pairs == ()
 

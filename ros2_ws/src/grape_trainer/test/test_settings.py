@@ -75,8 +75,8 @@ def test_wrong_values_are_refused_by_name(overrides: dict[str, Any], text: str) 
 
 
 def test_the_weights_of_a_ranking_are_its_own() -> None:
-    assert settings("paper").rank_weights == (0.01, 0.01, 2.0)
-    assert settings("default", balance=[0, 1, 2]).rank_weights == (0.0, 1.0, 2.0)
+    assert settings("paper").pair_rules["weights"] == (0.01, 0.01, 2.0)
+    assert settings("default", balance=[0, 1, 2]).pair_rules["weights"] == (0.0, 1.0, 2.0)
 
 
 def test_only_supervised_training_may_leave_its_reference() -> None:
