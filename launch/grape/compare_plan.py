@@ -44,7 +44,7 @@ class Policy:
     def pairs_file(self) -> str:
         """Policies whose pairs are chosen alike share a file."""
         own = any(
-            name in self.overrides for name in ("ranking", "m", "lambdas", "balance", "min_margin", "pair_failures")
+            name in self.overrides for name in ("ranking", "m", "lambdas", "balance", "min_margin", "equal_success")
         )
         return f"pairs_{self.slug if own or self.objective != DEFAULT_OBJECTIVE else self.preset}.json"
 

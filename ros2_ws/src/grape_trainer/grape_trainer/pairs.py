@@ -166,10 +166,10 @@ def build(
     m: int = 2,
     weights: Sequence[float] | None = None,
     min_margin: float = 0.0,
-    failures: bool = True,
+    equal: str = "all",
 ) -> PairSet:
     """Pairs by (task, variant, initial state): top m against bottom m, 2m at most the number of rollouts,
-    strictly better over worse only; ``failures``: also one failure over another.
+    strictly better over worse only; ``equal``: of settings.EQUALS, which of those of equal success.
 
     Raises PairsError when the episodes come from several base models, objectives or, within a task,
     cost programs or task files: their scores cannot be compared."""
@@ -194,10 +194,8 @@ def build(
         order = ranked.order(groups[group])
         size = min(m, len(order) // 2)
         for i in order[:size]:
-            if not (failures or candidates[i].success):
-                continue
             for j in order[len(order) - size :]:
-                if ranked.better(i, j, min_margin):
+                if _wanted(candidates[i], candidates[j], equal) and ranked.better(i, j, min_margin):
                     margin = float(ranked.scores[i] - ranked.scores[j])
                     task, variant, state = group
                     pairs.append(Pair(candidates[i].episode_id, candidates[j].episode_id, task, variant, state, margin))
@@ -212,6 +210,12 @@ def build(
         shares=ranked.shares,
         warnings=tuple(ranked.warnings()),
     )
+
+
+def _wanted(chosen: Candidate, rejected: Candidate, equal: str) -> bool:
+    if chosen.success != rejected.success:
+        return True
+    return equal == "all" or (equal == "successes" and chosen.success == 1)
 
 
 def _comparable(candidates: Sequence[Candidate]) -> None:

@@ -14,6 +14,7 @@ METHODS = ("tpo", "step_dpo", "success_only", "filtered_bc", "sft")
 CLONING = ("filtered_bc", "sft")
 """Methods that imitate episodes; the others learn from pairs."""
 RANKINGS = ("balanced", "paper", "success", "swift", "random")
+EQUALS = ("all", "successes", "none")
 BETA_MODES = ("sum", "pair_mean_length")
 LOSSES = ("trajectory", "length_normalised")
 REFERENCES = ("sft", "previous")
@@ -44,8 +45,9 @@ class Settings:
     first unless its weight is 0."""
     min_margin: float = 0.0
     """Pairs of equal success are kept only above this difference of rank score."""
-    pair_failures: bool = True
-    """Pairs of two failures are kept; without them no failure is ever a chosen side, nor imitated as one."""
+    equal_success: str = "all"
+    """Which pairs of equal success are kept. ``all``; ``successes``: not those of two failures, so that no failure is
+    ever imitated as a chosen side; ``none``: both sides differ in success, so that no success is pushed away either."""
 
     reference: str = "sft"
     """``sft``: the base model, adapter off; ``previous``: the adapter that training starts from."""
@@ -134,6 +136,7 @@ class Settings:
         for name, known in (
             ("method", METHODS),
             ("ranking", RANKINGS),
+            ("equal_success", EQUALS),
             ("beta_mode", BETA_MODES),
             ("loss", LOSSES),
             ("reference", REFERENCES),
@@ -196,7 +199,7 @@ class Settings:
             "m": self.m,
             "weights": self.balance if self.ranking == "balanced" else self.lambdas,
             "min_margin": self.min_margin,
-            "failures": self.pair_failures,
+            "equal": self.equal_success,
         }
 
     @property

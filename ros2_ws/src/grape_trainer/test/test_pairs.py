@@ -25,6 +25,7 @@ from grape_trainer.iteration import score_rollout
 from grape_trainer.pairs import Excluded, build, candidate, read_pairs, write_pairs
 from grape_trainer.ranking import Candidate, rank
 from grape_trainer.rig import Rollout
+from grape_trainer.settings import EQUALS
 
 
 def rollout(name: str, success: int = 0, log_r_ext: float = -1.0, per_token: float = -0.5, **other: Any) -> Candidate:
@@ -167,18 +168,20 @@ def test_balanced_never_prefers_a_failure_even_where_its_sum_is_higher() -> None
     assert not any(p.chosen == "good" for p in build(made, "paper", 1).pairs)
 
 
-def test_pairs_of_two_failures_are_left_out_where_they_are_not_wanted() -> None:
-    # successes by state: both sides, one, none
+def test_pairs_of_equal_success_are_left_out_where_they_are_not_wanted() -> None:
+    # successes by state: all, some, none
     made = [
-        rollout(f"{s}{i}", int(i < wins), -float(i), -0.3, initial_state=s)
-        for s, wins in enumerate((4, 1, 0))
+        rollout(f"{state}{i}", int(i < wins), -float(i), -0.3, initial_state=state)
+        for state, wins in enumerate((4, 3, 1, 0))
         for i in range(4)
     ]
+    success = {c.episode_id: c.success for c in made}
     for ranking in ("balanced", "paper", "random"):
-        every, without = build(made, ranking), build(made, ranking, failures=False)
-        success = {c.episode_id: c.success for c in made}
-        assert without.pairs == tuple(p for p in every.pairs if success[p.chosen])
-        assert len(without.pairs) < len(every.pairs)
+        every, wins, flips = (build(made, ranking, equal=equal).pairs for equal in EQUALS)
+        sides = [(success[p.chosen], success[p.rejected]) for p in every]
+        assert {(1, 1), (0, 0)} < set(sides) and len(set(sides)) > 2
+        assert wins == tuple(p for p, side in zip(every, sides, strict=True) if side != (0, 0))
+        assert flips == tuple(p for p, (a, b) in zip(every, sides, strict=True) if a != b)
 
 
 def test_equal_rollouts_make_no_pair() -> None:

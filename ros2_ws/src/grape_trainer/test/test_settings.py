@@ -53,6 +53,7 @@ def test_a_record_survives_json(preset: str) -> None:
         ({"m": 1.5}, "m: expected int"),
         ({"m": True}, "m: expected bool|m: expected int"),
         ({"ranking": "best"}, "balanced"),
+        ({"equal_success": "some"}, "equal_success: must be one of all, successes, none"),
         ({"beta_mode": "mean"}, "beta_mode"),
         ({"drift_bound": 0.1}, "drift_bound"),
         ({"lambdas": [1, 2]}, "lambdas"),
