@@ -247,6 +247,7 @@ PRESETS["recommended"] = dataclasses.replace(
     PRESETS["default"],
     preset="recommended",
     # what was found, and what was not: docs/search.md
+    equal_success="none",
     loss="length_normalised",
     action_blur=3.0,
     supervised_weight=30.0,
