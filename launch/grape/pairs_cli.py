@@ -34,6 +34,12 @@ class Ranking(StrEnum):
     success = "success"
 
 
+class EqualSuccess(StrEnum):
+    all = "all"
+    successes = "successes"
+    none = "none"
+
+
 app = typer.Typer(cls=BagsOrCommand, help="Preference pairs from recorded episodes.", no_args_is_help=True)
 
 
@@ -51,6 +57,9 @@ def make(
     min_margin: Annotated[
         float, typer.Option(min=0.0, help="Of equal success, only pairs whose rank scores differ by more.")
     ] = 0.0,
+    equal_success: Annotated[
+        EqualSuccess, typer.Option(help="Which pairs of equal success are kept; preset recommended keeps none.")
+    ] = EqualSuccess.none,
     adapter: Annotated[
         str | None, typer.Option(help="Only episodes recorded under this adapter, by its whole id; `base`: under none.")
     ] = None,
@@ -66,7 +75,7 @@ def make(
     if out.exists() and not overwrite:
         raise CommandError(f"{out}: is there already, and may have been edited; --overwrite replaces it")
     entries = _scored(bags, adapter, objective, tasks)
-    pairs = build(entries, ranking.value, m, min_margin=min_margin)
+    pairs = build(entries, ranking.value, m, min_margin=min_margin, equal=equal_success.value)
     write_pairs(out, pairs)
     left_out(pairs)
     summary(str(out), pairs)
