@@ -137,7 +137,7 @@ def train_on_bags(
     from grape_trainer.run_training import in_own_process
 
     held = Registry(registry)
-    told = settings(preset or usual(method), seed=seed, **({"method": method} if method else {}))
+    told = settings(preset or usual(method, objective), seed=seed, **({"method": method} if method else {}))
     found = [bag for path in bags for bag in ([path] if path.is_file() else find_bags(path))]
     demonstrated = told.method == "sft"
     if pairs_file is not None and (bags or demonstrated):

@@ -105,7 +105,7 @@ def align(
     variant: Annotated[str, typer.Option(help="Variant of the world.")] = "clean",
     temperature: Annotated[float, typer.Option(min=0.01, max=2.0, help="At which rollouts are sampled.")] = 1.0,
     objective: Annotated[str, typer.Option(help="Alignment objective.")] = "task_completion",
-    preset: Annotated[str, typer.Option(help="Preset of the trainer. Default: recommended.")] = "",
+    preset: Annotated[str, typer.Option(help="Preset of the trainer. Default: recommended, or by the objective.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of rollouts and training.")] = 0,
     stacks: Annotated[
         int,
@@ -151,7 +151,7 @@ def align(
         variant=variant,
         temperature=temperature,
         seed=seed,
-        settings=settings(preset or usual(method), seed=seed, **({"method": method} if method else {})),
+        settings=settings(preset or usual(method, objective), seed=seed, **({"method": method} if method else {})),
         gate=Bounds(gate_accuracy, gate_kl),
         processes=processes,
     )
@@ -170,7 +170,7 @@ def train(
     registry: Registry = RUNS / "adapters",
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted one goes on.")] = RUNS / "train",
     objective: Annotated[str, typer.Option(help="Score towards this objective.")] = "task_completion",
-    preset: Annotated[str, typer.Option(help="Preset of the trainer. Default: recommended.")] = "",
+    preset: Annotated[str, typer.Option(help="Preset of the trainer. Default: recommended, or by the objective.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the training.")] = 0,
     parent: Annotated[str, typer.Option(help="Id of the adapter that recorded the bags, to go on with.")] = "",
     method: Annotated[

@@ -110,7 +110,7 @@ def align_config(goal: AlignGoal, value: Callable[[str], Any]) -> AlignConfig:
         raise SettingsError(f"parameter wait_to_train: {value('wait_to_train')!r} is none of {', '.join(WAITS)}")
     if value("dtype") not in DTYPES:
         raise SettingsError(f"parameter dtype: {value('dtype')!r} is none of {', '.join(DTYPES)}")
-    chosen = settings(goal.preset or usual(), **{"seed": int(goal.seed), **overrides})
+    chosen = settings(goal.preset or usual(objective=goal.objective), **{"seed": int(goal.seed), **overrides})
     runs = Path(value("runs")).expanduser().resolve()
 
     def config(folder: Path) -> AlignConfig:

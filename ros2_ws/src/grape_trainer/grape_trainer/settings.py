@@ -263,12 +263,23 @@ PRESETS["recommended"] = dataclasses.replace(
     holdout_steps=384,
     cache_mb=2048,
 )
+PRESETS["objective"] = dataclasses.replace(
+    PRESETS["recommended"],
+    preset="objective",
+    # of two successes the one of lower costs: among pairs that differ in success an objective hardly has a say
+    equal_success="successes",
+    balance=(0.0, 1.0, 1.0),
+    m=1,
+)
 PRESETS["paper_sft"] = dataclasses.replace(PRESETS["paper"], preset="paper_sft", method="sft", learning_rate=4e-5)
 
 
-def usual(method: str = "") -> str:
-    """The preset where none is named: `recommended`; of demonstrations, which it was not found on, `default`."""
-    return "default" if method == "sft" else "recommended"
+def usual(method: str = "", objective: str = "") -> str:
+    """The preset where none is named: `recommended`; of demonstrations, which it was not found on, `default`; towards
+    an objective other than task completion, `objective`."""
+    if method == "sft":
+        return "default"
+    return "recommended" if objective in ("", "task_completion") else "objective"
 
 
 def settings(preset: str = "default", **overrides: Any) -> Settings:

@@ -32,6 +32,7 @@ def test_the_default_is_anchored_and_bounded() -> None:
 def test_the_recommended_preset_is_bounded_and_fits_preferences_alone() -> None:
     chosen = settings("recommended")
     assert usual() == usual("tpo") == "recommended" and usual("sft") == "default"
+    assert usual(objective="task_completion") == "recommended" and usual(objective="safety") == "objective"
     assert (chosen.method, chosen.ranking, chosen.loss) == ("tpo", "balanced", "length_normalised")
     assert chosen.action_blur > 0 and chosen.supervised_weight > 0 and 0 < chosen.kl_bound <= 2
 
