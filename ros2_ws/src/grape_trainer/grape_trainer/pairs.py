@@ -169,7 +169,8 @@ def build(
     equal: str = "all",
 ) -> PairSet:
     """Pairs by (task, variant, initial state): top m against bottom m, 2m at most the number of rollouts,
-    strictly better over worse only; ``equal``: of settings.EQUALS, which of those of equal success.
+    strictly better over worse only; ``equal``: of settings.EQUALS, which of those of equal success; where that
+    leaves none at all, every one is kept, with a warning: a policy that never succeeds learns from costs.
 
     Raises PairsError when the episodes come from several base models, objectives or, within a task,
     cost programs or task files: their scores cannot be compared."""
@@ -195,20 +196,27 @@ def build(
         size = min(m, len(order) // 2)
         for i in order[:size]:
             for j in order[len(order) - size :]:
-                if _wanted(candidates[i], candidates[j], equal) and ranked.better(i, j, min_margin):
+                if ranked.better(i, j, min_margin):
                     margin = float(ranked.scores[i] - ranked.scores[j])
                     task, variant, state = group
                     pairs.append(Pair(candidates[i].episode_id, candidates[j].episode_id, task, variant, state, margin))
+    by_id = {c.episode_id: c for c in candidates}
+    kept = [p for p in pairs if _wanted(by_id[p.chosen], by_id[p.rejected], equal)]
+    warnings = ranked.warnings()
+    if pairs and not kept:
+        warnings.append(
+            f"equal_success {equal}: leaves no pair, so all are kept: costs and likelihood alone tell them apart"
+        )
     return PairSet(
         ranking=ranking,
         m=m,
         objective=candidates[0].objective if candidates else "",
         candidates=tuple(candidates),
         scores={c.episode_id: float(s) for c, s in zip(candidates, ranked.scores, strict=True)},
-        pairs=tuple(pairs),
+        pairs=tuple(kept or pairs),
         excluded=tuple(excluded),
         shares=ranked.shares,
-        warnings=tuple(ranked.warnings()),
+        warnings=tuple(warnings),
     )
 
 

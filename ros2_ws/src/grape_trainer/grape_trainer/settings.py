@@ -47,7 +47,8 @@ class Settings:
     """Pairs of equal success are kept only above this difference of rank score."""
     equal_success: str = "all"
     """Which pairs of equal success are kept. ``all``; ``successes``: not those of two failures, so that no failure is
-    ever imitated as a chosen side; ``none``: both sides differ in success, so that no success is pushed away either."""
+    ever imitated as a chosen side; ``none``: both sides differ in success, so that no success is pushed away either.
+    Where no pair is left, all are kept: a policy that never succeeds learns from costs."""
 
     reference: str = "sft"
     """``sft``: the base model, adapter off; ``previous``: the adapter that training starts from."""

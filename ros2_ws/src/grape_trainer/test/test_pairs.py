@@ -184,6 +184,17 @@ def test_pairs_of_equal_success_are_left_out_where_they_are_not_wanted() -> None
         assert flips == tuple(p for p, (a, b) in zip(every, sides, strict=True) if a != b)
 
 
+def test_a_policy_that_never_succeeds_learns_from_costs_and_it_is_said() -> None:
+    made = [rollout(f"{i}", 0, -float(i), -0.3) for i in range(4)]
+    for equal in EQUALS:
+        found = build(made, equal=equal)
+        assert found.pairs == build(made).pairs != ()
+        assert any("leaves no pair" in line for line in found.warnings) == (equal != "all")
+    assert not any(
+        "leaves no pair" in line for line in build([*made, rollout("good", 1, 0.0, -0.1)], equal="none").warnings
+    )
+
+
 def test_equal_rollouts_make_no_pair() -> None:
     assert build([rollout("a"), rollout("b"), rollout("c"), rollout("d")]).pairs == ()
 
