@@ -58,8 +58,9 @@ def make(
         float, typer.Option(min=0.0, help="Of equal success, only pairs whose rank scores differ by more.")
     ] = 0.0,
     equal_success: Annotated[
-        EqualSuccess, typer.Option(help="Which pairs of equal success are kept; preset recommended keeps none.")
-    ] = EqualSuccess.none,
+        EqualSuccess | None,
+        typer.Option(help="Pairs of equal success that are kept. Default: the usual preset's; of other rankings all."),
+    ] = None,
     adapter: Annotated[
         str | None, typer.Option(help="Only episodes recorded under this adapter, by its whole id; `base`: under none.")
     ] = None,
@@ -71,11 +72,14 @@ def make(
     """Score episodes and pair the better with the worse of each initial state; say what is left out, and why."""
     from grape.pairs_show import left_out, summary
     from grape_trainer.pairs import build, write_pairs
+    from grape_trainer.settings import settings, usual
 
     if out.exists() and not overwrite:
         raise CommandError(f"{out}: is there already, and may have been edited; --overwrite replaces it")
     entries = _scored(bags, adapter, objective, tasks)
-    pairs = build(entries, ranking.value, m, min_margin=min_margin, equal=equal_success.value)
+    told = settings(usual(objective=objective or "") if ranking is Ranking.balanced else "default")
+    equal = equal_success.value if equal_success else told.equal_success
+    pairs = build(entries, ranking.value, m, min_margin=min_margin, equal=equal)
     write_pairs(out, pairs)
     left_out(pairs)
     summary(str(out), pairs)

@@ -47,6 +47,26 @@ def bags(tmp_path: Path) -> Path:
     return folder
 
 
+def test_pairs_of_equal_success_are_kept_as_the_usual_preset_says(tmp_path: Path) -> None:
+    for state, successes in ((100_000, (True, False)), (100_001, (True, True)), (100_002, (False, False))):
+        for number, success in enumerate(successes):
+            name = f"e{state}-{number}"
+            episode = make_episode(
+                seed=state + number, initial_state=state, success=success, steps=8 + number, episode_id=name
+            )
+            write_episode(episode, tmp_path / "bags" / name)
+
+    def pairs(*options: object) -> int:
+        out = tmp_path / "pairs.json"
+        done = grape("pairs", tmp_path / "bags", "--out", out, "--overwrite", *options)
+        assert done.exit_code == 0, done.output
+        return len(read_pairs(out).pairs)
+
+    assert pairs() == pairs("--equal-success", "none") == 1
+    assert pairs("--objective", "safety") == pairs("--equal-success", "successes") == 2
+    assert pairs("--equal-success", "all") == pairs("--ranking", "paper") == 3
+
+
 def test_every_bag_is_paired_or_left_out_with_its_reason(bags: Path, tmp_path: Path) -> None:
     out = tmp_path / "pairs.json"
     done = grape("pairs", bags, "--out", out)
