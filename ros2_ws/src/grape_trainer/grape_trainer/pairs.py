@@ -174,17 +174,16 @@ def build(
 
     Raises PairsError when the episodes come from several base models, objectives or, within a task,
     cost programs or task files: their scores cannot be compared."""
-    candidates: list[Candidate] = []
+    by_id: dict[str, Candidate] = {}
     excluded: list[Excluded] = []
-    seen: set[str] = set()
     for entry in entries:
         if isinstance(entry, Excluded):
             excluded.append(entry)
-        elif entry.episode_id in seen:
+        elif entry.episode_id in by_id:
             excluded.append(Excluded(entry.episode_id, entry.path, "the same episode a second time"))
         else:
-            seen.add(entry.episode_id)
-            candidates.append(entry)
+            by_id[entry.episode_id] = entry
+    candidates = list(by_id.values())
     _comparable(candidates)
     ranked = rank(candidates, ranking, weights)
     groups: dict[Group, list[int]] = {}
@@ -200,7 +199,6 @@ def build(
                     margin = float(ranked.scores[i] - ranked.scores[j])
                     task, variant, state = group
                     pairs.append(Pair(candidates[i].episode_id, candidates[j].episode_id, task, variant, state, margin))
-    by_id = {c.episode_id: c for c in candidates}
     kept = [p for p in pairs if _wanted(by_id[p.chosen], by_id[p.rejected], equal)]
     warnings = ranked.warnings()
     if pairs and not kept:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grape_reward.spec import DEFAULT_OBJECTIVE
 from grape_trainer.errors import SettingsError
 
 METHODS = ("tpo", "step_dpo", "success_only", "filtered_bc", "sft")
@@ -280,7 +281,7 @@ def usual(method: str = "", objective: str = "") -> str:
     an objective other than task completion, `objective`."""
     if method == "sft":
         return "default"
-    return "recommended" if objective in ("", "task_completion") else "objective"
+    return "recommended" if objective in ("", DEFAULT_OBJECTIVE) else "objective"
 
 
 def settings(preset: str = "default", **overrides: Any) -> Settings:
