@@ -34,7 +34,7 @@ from grape_interfaces.srv import ResetWorld
 from grape.ros import Client
 from grape_episode import topics
 from grape_episode.ros import EVENT, LATCHED, robot_state, set_stamp, stamp_ns
-from grape_episode.testing import NodeProcess, Timeout, free_domain, wait_for
+from grape_episode.testing import NodeProcess, free_domain, rehearse, wait_for
 from grape_robot.profile import load_profile
 
 pytestmark = pytest.mark.ros
@@ -88,24 +88,16 @@ class Script:
             wait_for(publisher.get_subscription_count, f"the gate to hear {publisher.topic}", 60.0)
         wait_for(lambda: "gate" in self.heard and topics.KEEP_OUT in self.heard, "gate and world", 60.0)
         if self._lock_step:
-            self._rehearse()
+            rehearse(self._first_step)
 
-    def _rehearse(self) -> None:
-        """A step of an episode of its own, until the world takes one: in lock-step whatever gate, world and this test
-        lose while they still discover each other would be missed for good."""
-        for last in (False, False, True):
-            try:
-                stamp = self.begin(STATES[0])
-                self.say(stamp, [0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 1.0])
-                for topic in (topics.WORLD_STATUS, topics.KEEP_OUT, "tcp"):
-                    self.at(topic, stamp + PERIOD, 20.0 if last else 5.0)
-            except Timeout:
-                if last:
-                    raise
-            else:
-                return
-            finally:
-                self.end()
+    def _first_step(self, deadline: float) -> None:
+        try:
+            stamp = self.begin(STATES[0])
+            self.say(stamp, [0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 1.0])
+            for topic in (topics.WORLD_STATUS, topics.KEEP_OUT, "tcp"):
+                self.at(topic, stamp + PERIOD, deadline)
+        finally:
+            self.end()
 
     def begin(self, state: int) -> int:
         """Announce an episode and reset the world to one with a hand; the stamp of its first observation."""

@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image, JointState
 
 from grape_episode import topics
 from grape_episode.ros import CAMERA, EVENT, JOINTS, LATCHED, robot_state, set_stamp, stamp_ns
-from grape_episode.testing import NodeProcess, Timeout, free_domain, wait_for
+from grape_episode.testing import NodeProcess, free_domain, rehearse, wait_for
 
 pytestmark = [pytest.mark.ros, pytest.mark.alone]
 
@@ -115,17 +115,13 @@ class Policy:
         # the gate must hear the simulator too, and the simulator the gate
         for topic, hearers in ((topics.STEP_COMMIT, 1), (topics.TARGET_POSE, 1), (topics.CURRENT_POSE, 2)):
             wait_for(lambda t=topic, n=hearers: self.node.count_subscribers(t) >= n, f"hearers of {topic}")
-        # the graph says who hears, not that they have found each other: the gate's very first word may be lost
-        for last in (False, False, True):
-            try:
-                self.act(self.begin(0), 0, move(), 20.0 if last else 5.0)
-            except Timeout:
-                if last:
-                    raise
-                self.end()
-            else:
-                self.end()
-                return
+        rehearse(self._first_step)
+
+    def _first_step(self, deadline: float) -> None:
+        try:
+            self.act(self.begin(0), 0, move(), deadline)
+        finally:
+            self.end()
 
 
 @pytest.fixture(scope="module")
