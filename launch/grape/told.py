@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from grape_sim.scene import instruction_of
-from grape_sim.tasks import UNSEEN
+from grape_sim.tasks import UNSEEN, VARIED
 from grape_trainer.rig import Ack, Job, Rig, Rollout
 
 
 def words_for(task: str, variant: str, initial_state: int) -> str:
-    """The instruction of an unseen world; empty, which means the task's own, for any other.
+    """The instruction of an unseen or varied world; empty, which means the task's own, for any other.
 
     Raises SimError where the variant is not the task's."""
-    return instruction_of(task, variant, initial_state) if variant in UNSEEN else ""
+    return instruction_of(task, variant, initial_state) if variant in (*UNSEEN, VARIED) else ""
 
 
 class Told:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from grape_policy.config import ACTION_SIZE
 
-FIELDS = ("images", "actions", "instruction", "episode", "keypoints", "instructions")
+FIELDS = ("images", "actions", "instruction", "task", "episode", "keypoints", "instructions")
 STILL = 0.005
 STILL_RANGE = 0.1
 
@@ -24,12 +24,13 @@ class DemosError(Exception):
 class Demos:
     """N frames. images (N, S, S, 3) uint8; actions (N, 7) metres, radians, opening; keypoints (N, K, 3) metres.
 
-    instruction (N,) indexes `instructions`; episode (N,) numbers the episodes.
+    instruction (N,) indexes `instructions`; task (N,) and episode (N,) number tasks and episodes.
     """
 
     images: NDArray[np.uint8]
     actions: NDArray[np.float32]
     instruction: NDArray[np.int64]
+    task: NDArray[np.int64]
     episode: NDArray[np.int64]
     keypoints: NDArray[np.float32]
     instructions: tuple[str, ...]
@@ -53,15 +54,18 @@ def load_demos(folder: Path) -> Demos:
     if not paths:
         raise DemosError(f"{folder}: no *.npz shards")
     shards = [_read(path) for path in paths]
-    instructions = tuple(str(text) for text in shards[0]["instructions"])
+    instructions = tuple(sorted({str(text) for shard in shards for text in shard["instructions"]}))
     for path, shard in zip(paths, shards, strict=True):
-        if tuple(str(text) for text in shard["instructions"]) != instructions:
-            raise DemosError(f"{path}: instructions differ from those of {paths[0].name}")
+        if not np.isin(shard["instruction"], np.arange(len(shard["instructions"]))).all():
+            raise DemosError(f"{path}: instruction points beyond the {len(shard['instructions'])} instructions")
+        places = np.array([instructions.index(str(text)) for text in shard["instructions"]])
+        shard["instruction"] = places[shard["instruction"]]
     columns = {name: np.concatenate([s[name] for s in shards]) for name in FIELDS[1:-1]}
     return Demos(
         images=_images(folder / "images.npy", paths, [len(s["actions"]) for s in shards]),
         actions=columns["actions"].astype(np.float32),
         instruction=columns["instruction"].astype(np.int64),
+        task=columns["task"].astype(np.int64),
         episode=columns["episode"].astype(np.int64),
         keypoints=columns["keypoints"].astype(np.float32),
         instructions=instructions,

@@ -15,22 +15,22 @@ PLAIN_ATTENTION = "grape_plain"
 class AuxiliaryHead(nn.Module):
     """Regresses keypoints from the patches and keypoints and action from the first action position.
 
-    The patches are pooled by one learned query per instruction and keypoint, so that each query learns to look for
+    The patches are pooled by one learned query per task and keypoint, so that each query learns to look for
     one kind of object; the hidden state has to have read the instruction to name the same points.
     """
 
-    def __init__(self, width: int, instructions: int, keypoints: int) -> None:
+    def __init__(self, width: int, tasks: int, keypoints: int) -> None:
         super().__init__()
         self.keypoints = keypoints
-        self.query = nn.Parameter(torch.randn(instructions, keypoints, width) * width**-0.5)
+        self.query = nn.Parameter(torch.randn(tasks, keypoints, width) * width**-0.5)
         self.key = nn.Linear(width, width)
         self.place = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
         outputs = 3 * keypoints + ACTION_SIZE
         self.read = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, outputs))
 
-    def forward(self, patches: Tensor, hidden: Tensor, instruction: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """patches (B, P, width), hidden (B, width), instruction (B,) -> keypoints (B, K, 3) twice, action (B, 7)."""
-        scores = self.query[instruction] @ self.key(patches).transpose(1, 2)
+    def forward(self, patches: Tensor, hidden: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """patches (B, P, width), hidden (B, width), task (B,) -> keypoints (B, K, 3) twice, action (B, 7)."""
+        scores = self.query[task] @ self.key(patches).transpose(1, 2)
         pooled = scores.softmax(dim=-1) @ patches
         values = self.read(hidden)
         points = values[:, : 3 * self.keypoints].unflatten(-1, (self.keypoints, 3))

@@ -63,7 +63,7 @@ class Trainer:
         initialise(self.model, settings.seed)
         use_plain_attention(self.model)
         torch.manual_seed(settings.seed)
-        self.head = AuxiliaryHead(self.spec.hidden_size, len(demos.instructions), points.shape[1])
+        self.head = AuxiliaryHead(self.spec.hidden_size, int(demos.task.max()) + 1, points.shape[1])
         for parameter in self.model.vision_backbone.unused_parameters():
             parameter.requires_grad_(False)
         self.trained = [p for m in (self.model, self.head) for p in m.parameters() if p.requires_grad]
@@ -115,7 +115,9 @@ class Trainer:
             patches = self.model.patch_embeddings(self._pixels(index, augment))
             hidden = self.model.hidden_after(patches, [self.prompts[int(i)] for i in instruction], tokens)
             logits = self.model.language_model.lm_head(hidden).float()
-            seen, read, action = (x.float() for x in self.head(patches, hidden[:, 0], instruction))
+            seen, read, action = (
+                x.float() for x in self.head(patches, hidden[:, 0], torch.from_numpy(self.demos.task[index]))
+            )
         huber = nn.functional.smooth_l1_loss
         logprobs = logits.log_softmax(dim=-1)
         first = self.spec.vocab_size - self.spec.action_bins

@@ -3,9 +3,9 @@
     python -m grape_sim.demos --out FOLDER [--episodes N]
 
 A shard ``demos_WW_NNN.npz`` holds, for N steps of whole episodes in order: ``images`` (N, S, S, 3) uint8, ``actions``
-(N, 7) float32 (the expert's, never the disturbed ones), ``instruction`` (N,) index into ``instructions``, ``episode``
-(N,) id, ``step`` (N,), ``initial_state`` (N,), ``keypoints`` (N, 3, 3) float32 metres in the base frame, named by
-``keypoint_names``: object, target, tcp; ``instructions`` the tasks' texts.
+(N, 7) float32 (the expert's, never the disturbed ones), ``instruction`` (N,) index into ``instructions``, ``task`` (N,)
+number of the task, ``episode`` (N,) id, ``step`` (N,), ``initial_state`` (N,), ``keypoints`` (N, 3, 3) float32 metres
+in the base frame, named by ``keypoint_names``: object, target, tcp; ``instructions`` what the episodes are told.
 
 Disturbances are injected as in DART (Laskey et al., 2017): the executed action is the expert's plus noise, the label is
 the expert's; so the demonstrations show how to come back.
@@ -55,6 +55,7 @@ class Demonstration:
     keypoints: NDArray[np.float32]
     success: bool
     collision: bool
+    instruction: str
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def demonstrate(
         np.asarray(points, dtype=np.float32),
         observation.status.success,
         observation.status.collision,
+        world.scene.instruction,
     )
 
 
@@ -157,7 +159,8 @@ def _work(
         for episode, task, variant, state in jobs:
             demonstration = demonstrate(world, task, variant, state, noise)
             attempts[task] += 1
-            if demonstration.success:
+            # What a person would show to others: done, and nothing touched that may not be.
+            if demonstration.success and not demonstration.collision:
                 successes[task] += 1
                 steps += len(demonstration.actions)
                 kept.append((episode, demonstration))
@@ -170,18 +173,19 @@ def _work(
 
 
 def _write(path: Path, kept: Sequence[tuple[int, Demonstration]]) -> Path:
-    names = list(SIM_TASKS)
+    names, told = list(SIM_TASKS), sorted({demonstration.instruction for _, demonstration in kept})
     lengths = [len(demonstration.actions) for _, demonstration in kept]
     np.savez(
         path,
         images=np.concatenate([demonstration.images for _, demonstration in kept]),
         actions=np.concatenate([demonstration.actions for _, demonstration in kept]),
         keypoints=np.concatenate([demonstration.keypoints for _, demonstration in kept]),
-        instruction=np.repeat([names.index(demonstration.task) for _, demonstration in kept], lengths),
+        instruction=np.repeat([told.index(demonstration.instruction) for _, demonstration in kept], lengths),
+        task=np.repeat([names.index(demonstration.task) for _, demonstration in kept], lengths),
         episode=np.repeat([episode for episode, _ in kept], lengths),
         initial_state=np.repeat([demonstration.initial_state for _, demonstration in kept], lengths),
         step=np.concatenate([np.arange(length) for length in lengths]),
-        instructions=np.array([task.instruction for task in SIM_TASKS.values()]),
+        instructions=np.array(told),
         keypoint_names=np.array(KEYPOINT_NAMES),
     )
     return path
@@ -197,7 +201,8 @@ def collect(
     tasks: Sequence[str] = tuple(SIM_TASKS),
     config: WorldConfig | None = None,
 ) -> CollectReport:
-    """Let the expert do ``episodes`` episodes, tasks and variants in turn; keep the successful ones as shards.
+    """Let the expert do ``episodes`` episodes, tasks and variants in turn; keep as shards those that succeed and touch
+    nothing that may not be touched.
 
     Episode i has initial state ``first_state`` + i and is the same whatever ``workers`` is. Raises SimError for unknown
     names, a count below one, or when ``out_dir`` already holds shards.

@@ -27,7 +27,8 @@ class ExpertConfig:
 
     ``hover``: height above the grasp from which to come down; ``carry``: height above the release at which to
     travel; ``tolerance``: of a pose at which the gripper acts; ``cone``: sideways error at which the funnel is at its
-    full height; ``floor``: least height of the fingertips above the table.
+    full height; ``floor``: least height of the fingertips above the table; ``clearance``: over an obstacle that
+    lies nearer than ``berth``, half a hand, to the way.
     """
 
     max_step: float = 0.045
@@ -40,6 +41,8 @@ class ExpertConfig:
     turn_tolerance: float = 0.10
     floor: float = 0.003
     retreat: float = 0.10
+    clearance: float = 0.04
+    berth: float = 0.11
 
 
 def tcp_yaw(pose: Pose) -> float:
@@ -99,6 +102,7 @@ class Expert:
         opened = observation.gripper_width > model.grasp_width + 0.02
         slack = max(aside - 0.5 * config.tolerance, 0.3 * (abs(turn) - 0.5 * config.turn_tolerance), 0.0)
         height = config.hover * min(slack / config.cone + (0.0 if opened else 0.5), 1.0)
+        height = max(height, self._over(tcp, goal) - goal[2])
         return self._compose(self._funnel(error, height - above), tcp, turn, 1.0)
 
     def _carry(self, observation: Observation, thing: Pose) -> Array:
@@ -109,6 +113,10 @@ class Expert:
             return self._compose(np.zeros(3), tcp, 0.0, 1.0)
         slack = max(aside - 0.5 * config.tolerance, 0.0)
         height = config.carry * min(slack / config.cone, 1.0)
+        goal = tcp.position + error
+        # What hangs below the fingertips has to clear the obstacle too.
+        hang = float(tcp.position[2] - thing.position[2]) + object_model(self._world.scene.object.model).rest_height
+        height = max(height, self._over(tcp, goal, hang) - float(goal[2]))
         return self._compose(self._funnel(error, height - above), tcp, 0.0, 0.0)
 
     def _retreat(self, observation: Observation, thing: Pose) -> Array:
@@ -116,6 +124,21 @@ class Expert:
         lift = max(self.config.retreat - (tcp.position[2] - thing.position[2]), 0.0)
         opened = observation.gripper_width > object_model(self._world.scene.object.model).grasp_width + 0.01
         return self._compose(np.array([0.0, 0.0, lift if opened else 0.0]), tcp, 0.0, 1.0)
+
+    def _over(self, tcp: Pose, goal: Array, hang: float = 0.0) -> float:
+        """Height of the TCP, metres, at which it may go on to ``goal`` (3,) over the obstacles on the way; 0 where none
+        is. Over the last centimetres it may come down, though an obstacle be near."""
+        start, way = tcp.position[:2], goal[:2] - tcp.position[:2]
+        length = float(np.linalg.norm(way))
+        share = min(max((length - 0.025) / 0.025, 0.0), 1.0)
+        highest = 0.0
+        for placement in self._world.scene.obstacles:
+            place = np.array([placement.x, placement.y]) - start
+            along = min(max(float(place @ way) / max(length, 1e-9) ** 2, 0.0), 1.0)
+            if np.linalg.norm(place - along * way) < self.config.berth:
+                top = float(object_model(placement.model).mesh.vertices[:, 2].max())
+                highest = max(highest, share * (top + hang + self.config.clearance))
+        return highest
 
     def _to_release(self, thing: Pose) -> tuple[Array, float]:
         """Way of the object to where it is let go (3,), and its height above that."""

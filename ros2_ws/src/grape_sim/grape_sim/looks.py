@@ -21,6 +21,18 @@ TABLES: dict[str, Callable[[], Array]] = {
     "felt": lambda: tx.speckled((40, 104, 66), 0.06, 32, 256, 256),
 }
 """Table tops by name; the first is that of every seen world."""
+PRACTICE_TABLES: dict[str, Callable[[], Array]] = {
+    "rose": lambda: tx.speckled((216, 168, 172), 0.04, 51, 256, 256),
+    "mustard": lambda: tx.speckled((222, 196, 112), 0.05, 52, 256, 256),
+    "lavender": lambda: tx.speckled((178, 166, 214), 0.03, 53, 256, 256),
+    "teal": lambda: tx.speckled((64, 140, 138), 0.05, 54, 256, 256),
+    "terracotta": lambda: tx.speckled((178, 96, 74), 0.08, 55, 256, 256),
+    "slate": lambda: tx.speckled((58, 60, 70), 0.08, 56, 256, 256),
+    "paper": lambda: tx.plain((238, 236, 230), 256, 256),
+    "striped": lambda: tx.stripes(((232, 226, 214), (150, 176, 120)) * 6, (3, 1) * 6, 256, 256),
+    "birch": lambda: np.minimum(tx.wood() * np.array([1.08, 1.06, 1.0]), 255.0),
+}
+"""Table tops of the variant ``varied``."""
 WALLS: tuple[Triple, ...] = ((0.62, 0.22, 0.18), (0.20, 0.34, 0.58), (0.16, 0.17, 0.20), (0.36, 0.52, 0.30))
 """Colours of a wall and a floor behind the table, RGB in [0, 1]; seen worlds have nothing but white there."""
 LIGHTS: tuple[Light, ...] = (
@@ -32,9 +44,14 @@ LIGHTS: tuple[Light, ...] = (
 """From the other side, dim, bright, warm and low."""
 
 
+def table_top(name: str) -> Array:
+    """The texture (H, W, 3) in [0, 255] of a table top by its name."""
+    return {**TABLES, **PRACTICE_TABLES}[name]()
+
+
 @dataclass(frozen=True)
 class Look:
-    """``table``: of :data:`TABLES`; ``wall``: colour of the wall behind, None for none."""
+    """``table``: name of a :func:`table_top`; ``wall``: colour of the wall behind, None for none."""
 
     table: str = WOOD
     wall: Triple | None = None

@@ -15,6 +15,7 @@ from grape_sim import textures as tx
 from grape_sim.errors import SimError
 from grape_sim.meshes import Mesh, box, grid, join, lathe, rotation, tube, two_sided
 from grape_sim.models import ObjectModel, Shape, Triple
+from grape_sim.practice_objects import PRACTICE_OBJECTS
 from grape_sim.unseen_objects import SIZES, UNSEEN_OBJECTS, resized
 
 
@@ -258,6 +259,7 @@ _BUILDERS: dict[str, Callable[[], ObjectModel]] = {
     "red_cube": lambda: _cube("red_cube", 0.046, (200, 36, 40), (244, 136, 128)),
     "red_spoon": lambda: _spoon("red_spoon", (204, 36, 40)),
     **UNSEEN_OBJECTS,
+    **PRACTICE_OBJECTS,
 }
 
 

@@ -8,6 +8,7 @@ further thing, they are laid out anew, and so they are where another size leaves
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -18,7 +19,8 @@ from grape_sim.errors import SimError
 from grape_sim.hand import HandPath, hand_path
 from grape_sim.looks import Look, look_of
 from grape_sim.objects import object_model
-from grape_sim.tasks import ALL_TASKS, PLACE, PRESS, UNSEEN, VARIANTS, SimTask, check_variant, sim_task
+from grape_sim.practice import Practice, practice
+from grape_sim.tasks import ALL_TASKS, PLACE, PRESS, UNSEEN, VARIANTS, VARIED, SimTask, check_variant, sim_task
 from grape_sim.unseen import NOISE, SIDES, Change, change, kind_of
 from grape_sim.unseen_objects import BUTTON_TRAVEL
 
@@ -36,6 +38,7 @@ _CANDIDATES_GAP = 0.02
 _EXTRA_X = (0.30, 0.66)
 _EXTRA_Y = (-0.32, 0.32)
 _TRIES = 2000
+_DISTRACTORS = ("carrot", "eggplant", "green_cube", "spoon", "mug", "ball", "brick")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Scene:
 def instruction_of(task: str, variant: str, initial_state: int) -> str:
     """What the policy is told in this initial state. Raises SimError as :func:`make_scene` does."""
     spec = _checked(task, variant, initial_state)
-    return change(spec, variant, initial_state).instruction
+    return _changed(spec, variant, initial_state).change.instruction
 
 
 def make_scene(task: str, variant: str, initial_state: int) -> Scene:
@@ -98,19 +101,31 @@ def make_scene(task: str, variant: str, initial_state: int) -> Scene:
     rng = np.random.Generator(np.random.Philox(seed))
     if spec.goal != PLACE:
         return _standing(rng, spec, initial_state)
-    changed, kind = change(spec, variant, initial_state), kind_of(variant, initial_state)
+    practised, kind = _changed(spec, variant, initial_state), kind_of(variant, initial_state)
+    changed = practised.change
     thing, target, rivals = _laid_out(rng, spec, changed, variant)
     obstacles = (_between(rng, thing, target),) if variant == "obstacle" else ()
-    noisy = variant == "distractors" or kind == NOISE
-    distractors = _distractors(rng, task, thing, target) if noisy else ()
+    distractors: tuple[Placement, ...] = ()
+    if variant == "distractors" or kind == NOISE:
+        distractors = _distractors(rng, DISTRACTORS, _DISTRACTORS, (thing, target))
+    elif practised.lying:
+        distractors = _distractors(rng, len(practised.lying), practised.lying, (thing, target, *rivals))
     start = {"near_limit": starts.near_limit, "near_edge": starts.near_edge}.get(variant)
     joints = tuple(float(angle) for angle in start(rng)) if start else None
     middle = (0.5 * (thing.x + target.x), 0.5 * (thing.y + target.y))
     hand = hand_path(rng, middle) if variant == "moving_hand" else None
-    look, words = look_of(kind, rng), changed.instruction
+    look = practised.look or look_of(kind, rng)
+    words = changed.instruction
     return Scene(
         task, variant, initial_state, thing, target, obstacles, distractors, joints, hand, rivals, words, kind, look
     )
+
+
+def _changed(spec: SimTask, variant: str, initial_state: int) -> Practice:
+    """What the variant does to the task; the look is the unseen variants' own affair."""
+    if variant == VARIED:
+        return practice(spec, initial_state)
+    return Practice(change(spec, variant, initial_state), None, ())
 
 
 def _checked(task: str, variant: str, initial_state: int) -> SimTask:
@@ -194,12 +209,14 @@ def _between(rng: np.random.Generator, thing: Placement, target: Placement) -> P
     return Placement("post", thing.x + share * (target.x - thing.x), thing.y + share * (target.y - thing.y), 0.0)
 
 
-def _distractors(rng: np.random.Generator, task: str, thing: Placement, target: Placement) -> tuple[Placement, ...]:
-    own = (thing.model, target.model)
-    pool = [name for name in ("carrot", "eggplant", "green_cube", "spoon", "mug", "ball", "brick") if name not in own]
-    placed = [thing, target]
+def _distractors(
+    rng: np.random.Generator, count: int, names: Sequence[str], own: tuple[Placement, ...]
+) -> tuple[Placement, ...]:
+    """``count`` of the things named, none of them among the scene's ``own``, where there is room."""
+    pool = [name for name in names if name not in [placement.model for placement in own]]
+    placed = [*own]
     for index in rng.permutation(len(pool)):
-        if len(placed) == 2 + DISTRACTORS:
+        if len(placed) == len(own) + count:
             break
         # A long thing may find no room where a small one does: then the next has its turn.
         for _ in range(_TRIES // 10):
@@ -207,7 +224,7 @@ def _distractors(rng: np.random.Generator, task: str, thing: Placement, target: 
             if all(_apart(extra, other) for other in placed):
                 placed.append(extra)
                 break
-    return tuple(placed[2:])
+    return tuple(placed[len(own) :])
 
 
 def _apart(one: Placement, other: Placement, gap: float = GAP) -> bool:

@@ -14,7 +14,9 @@ from grape_sim.errors import SimError
 UNSEEN = ("subject", "physical", "semantic", "visual", "grounding")
 """Variants that change what the demonstrations have shown; see :mod:`grape_sim.unseen`."""
 SEEN = ("clean", "distractors", "obstacle", "near_limit", "near_edge", "moving_hand")
-VARIANTS = (*SEEN, *UNSEEN)
+VARIED = "varied"
+"""The variant that a base model practises in; see :mod:`grape_sim.practice`."""
+VARIANTS = (*SEEN, *UNSEEN, VARIED)
 """A variant's place in the list enters the seed of its scenes: new ones come last."""
 PLACE, PRESS, TOPPLE = "place", "press", "topple"
 

@@ -37,6 +37,31 @@ PARAPHRASES: dict[str, tuple[str, ...]] = {
 """Other words for the same, by task: none is the task's own instruction."""
 
 
+_ONTO = (
+    "put the {thing} on the {target}",
+    "bring the {thing} to the {target}",
+    "set the {thing} on the {target}",
+    "take the {thing} and put it on the {target}",
+    "the {thing} should go on the {target}",
+    "please put the {thing} on the {target}",
+    "grab the {thing} and leave it lying on the {target}",
+    "i want the {thing} to be on the {target}",
+    "can you put the {thing} on the {target}",
+    "{thing} on {target}",
+)
+PRACTICE_WORDS: dict[str, tuple[str, ...]] = {
+    "carrot_on_plate": _ONTO,
+    "eggplant_in_basket": tuple(words.replace(" on ", " in ").replace("lying ", "") for words in _ONTO),
+    "green_cube_on_yellow_cube": (
+        *(words.replace("leave it lying", "stack it").replace("put", "stack") for words in _ONTO[:8]),
+        "put the {thing} upon the {target}",
+        "{thing} above {target}",
+    ),
+    "spoon_on_towel": _ONTO,
+}
+"""Sentences that a base model practises on, by task, with places for the names of object and target."""
+
+
 def noun(model: str) -> str:
     """What people call a thing by the name of its model."""
     return model.replace("_", " ")
@@ -49,3 +74,8 @@ def reworded(task: SimTask, thing: str = "", target: str = "") -> str:
         if new:
             words = words.replace(f"the {old}", f"the {new}")
     return words
+
+
+def practised(task: SimTask, template: str, thing: str, target: str) -> str:
+    """One of :data:`PRACTICE_WORDS` with its nouns; where the template is empty, the task's instruction with them."""
+    return template.format(thing=thing, target=target) if template else reworded(task, thing, target)

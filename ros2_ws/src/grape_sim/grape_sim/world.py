@@ -17,7 +17,7 @@ from grape_sim.camera import Camera, CameraConfig, View
 from grape_sim.errors import SimError
 from grape_sim.hand import Hand, KeepOut
 from grape_sim.judge import Cast, Judge, JudgeConfig
-from grape_sim.looks import TABLES
+from grape_sim.looks import table_top
 from grape_sim.meshes import write_png
 from grape_sim.models import Triple, write_object
 from grape_sim.objects import object_model
@@ -305,7 +305,7 @@ class World:
         pb.changeDynamics(body, -1, lateralFriction=0.9, physicsClientId=self.client)
         texture = Path(self._folder.name) / f"table_{top}.png"
         if not texture.exists():
-            write_png(np.clip(np.round(TABLES[top]()), 0, 255).astype(np.uint8), texture)
+            write_png(np.clip(np.round(table_top(top)), 0, 255).astype(np.uint8), texture)
         self._paint(body, texture)
         return body
 
