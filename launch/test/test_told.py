@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grape.told import Told, words_for
 from grape_sim.scene import make_scene
-from grape_sim.tasks import SEEN, UNSEEN
+from grape_sim.tasks import SEEN, UNSEEN, VARIED
 from grape_trainer.rig import Ack, Job
 
 
@@ -32,9 +32,9 @@ def test_the_goal_says_what_the_world_asks_for() -> None:
     assert told_rig.load_adapter("x").adapter_id == "x" and told_rig.cancelled()
 
 
-def test_words_are_the_scenes_own_in_unseen_worlds_alone() -> None:
+def test_words_are_the_scenes_own_in_unseen_and_varied_worlds_alone() -> None:
     for state in range(12):
-        for variant in UNSEEN:
+        for variant in (*UNSEEN, VARIED):
             scene = make_scene("carrot_on_plate", variant, state)
             assert words_for("carrot_on_plate", variant, state) == scene.instruction
         assert not any(words_for("carrot_on_plate", variant, state) for variant in (*SEEN, ""))

@@ -41,6 +41,7 @@ def write_demos(folder: Path, size: int = 56) -> Path:
             actions=actions,
             keypoints=keypoints,
             instruction=rng.integers(0, 4, FRAMES),
+            task=rng.integers(0, 4, FRAMES),
             episode=np.repeat(np.arange(FRAMES // 10) + 100 * shard, 10),
             instructions=np.array(INSTRUCTIONS),
         )
@@ -148,6 +149,21 @@ def test_bad_demonstrations_are_one_line(tmp_path: Path, capsys: pytest.CaptureF
     with np.load(folder / "demos_1.npz") as shard:
         np.savez(folder / "demos_1.npz", **{name: shard[name] for name in shard.files if name != "keypoints"})
     with pytest.raises(DemosError, match=r"demos_1\.npz: missing \['keypoints'\]"):
+        load_demos(folder)
+
+
+def test_every_shard_may_have_sentences_of_its_own(tmp_path: Path) -> None:
+    folder = write_demos(tmp_path / "demos")
+    with np.load(folder / "demos_1.npz") as shard:
+        columns = {name: shard[name] for name in shard.files}
+    told = [*INSTRUCTIONS[:3], "a sentence of the second shard alone"]
+    np.savez(folder / "demos_1.npz", **{**columns, "instructions": np.array(told)})
+    loaded = load_demos(folder)
+    assert set(loaded.instructions) == {*INSTRUCTIONS, told[3]}
+    for place, index in enumerate(columns["instruction"]):
+        assert loaded.instructions[loaded.instruction[FRAMES + place]] == told[index]
+    np.savez(folder / "demos_1.npz", **{**columns, "instruction": columns["instruction"] + 3})
+    with pytest.raises(DemosError, match=r"demos_1\.npz: instruction points beyond the 4 instructions"):
         load_demos(folder)
 
 

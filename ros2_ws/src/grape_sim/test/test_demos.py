@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from grape_episode.geometry import Pose
 from grape_sim import demos
 from grape_sim.errors import SimError
+from grape_sim.scene import instruction_of
 from grape_sim.tasks import SIM_TASKS
 from grape_sim.world import World
 
@@ -66,17 +68,37 @@ def test_shards_are_whole_and_the_same_for_any_number_of_workers(tmp_path: Path)
                 assert data["images"].shape == (count, 112, 112, 3) and data["images"].dtype == np.uint8
                 assert data["actions"].shape == (count, 7) and data["actions"].dtype == np.float32
                 assert data["keypoints"].shape == (count, 3, 3)
-                assert [str(text) for text in data["instructions"]] == [t.instruction for t in SIM_TASKS.values()]
+                assert [str(text) for text in data["instructions"]] == [SIM_TASKS["spoon_on_towel"].instruction]
                 for episode in np.unique(data["episode"]):
                     rows = data["episode"] == episode
                     np.testing.assert_array_equal(data["step"][rows], np.arange(rows.sum()))
                     assert (data["initial_state"][rows] == demos.FIRST_STATE + episode).all()
-                    assert (data["instruction"][rows] == 3).all()
+                    assert (data["task"][rows] == 3).all() and (data["instruction"][rows] == 0).all()
                     found[int(episode)] = data["images"][rows].tobytes() + data["actions"][rows].tobytes()
         assert report.steps == steps
         assert len(found) == sum(report.successes.values()) == 2
         episodes[workers] = found
     assert episodes[1] == episodes[2]
+
+
+def test_a_shard_says_what_its_episodes_are_told(tmp_path: Path) -> None:
+    report = demos.collect(tmp_path, 3, workers=1, variants=("clean", "varied"), tasks=("carrot_on_plate",))
+    with np.load(report.shards[0], allow_pickle=False) as data:
+        told = {
+            int(state): str(data["instructions"][index])
+            for state, index in zip(data["initial_state"], data["instruction"], strict=True)
+        }
+    for i, variant in enumerate(("clean", "varied", "clean")):
+        state = demos.FIRST_STATE + i
+        assert told[state] == instruction_of("carrot_on_plate", variant, state)
+    assert len(set(told.values())) == 2
+
+
+def test_what_touches_a_post_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = demos.demonstrate
+    monkeypatch.setattr(demos, "demonstrate", lambda *a, **k: replace(real(*a, **k), collision=True))
+    report = demos.collect(tmp_path, 1, workers=1, tasks=("spoon_on_towel",))
+    assert report.attempts["spoon_on_towel"] == 1 and not report.successes["spoon_on_towel"] and not report.shards
 
 
 def test_wrong_use_is_named(tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def test_expert_does_what_is_told_in_unseen_worlds(world: World, variant: str) -
         assert not world.judge.mistaken
 
 
+def test_expert_lifts_what_it_carries_over_a_post(world: World) -> None:
+    shown = [demonstrate(world, task, "obstacle", 2_000_000 + state) for task in SIM_TASKS for state in range(2)]
+    assert all(episode.success for episode in shown)
+    assert sum(episode.collision for episode in shown) <= 1, "one that did not know of posts touches nearly every one"
+
+
 def test_action_depends_on_the_present_alone(world: World) -> None:
     observation = world.reset("carrot_on_plate", "clean", 8)
     seasoned, reference = Expert(world), observation.tcp
