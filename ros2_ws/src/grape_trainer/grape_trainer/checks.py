@@ -12,7 +12,7 @@ from grape_trainer import tpo
 from grape_trainer.batches import Split
 from grape_trainer.errors import TrainingError
 from grape_trainer.learner import Learner
-from grape_trainer.objectives import Item, Objective
+from grape_trainer.objectives import Item, Objective, is_pair, means
 from grape_trainer.processes import Team
 from grape_trainer.settings import Settings
 from grape_trainer.trajectories import Shelf
@@ -39,8 +39,9 @@ class Probe:
         settings: Settings,
     ) -> None:
         random = np.random.default_rng([settings.seed, 3])
-        self.kind = "held-out" if parts.held else "training"
-        source = parts.held or parts.train
+        # Lone episodes say nothing of preferences: pairs where there are any.
+        source = _pairs(parts.held) or _pairs(parts.train) or parts.held or parts.train
+        self.kind = "held-out" if source and source[0] in parts.held else "training"
         chosen = sorted(random.permutation(len(source))[: settings.holdout_pairs].tolist())
         self.items: tuple[Item, ...] = tuple(source[i] for i in chosen)
         seen = {name for item in parts.train for name in item.episodes}
@@ -71,13 +72,16 @@ class Probe:
             parts = [part.sum().cpu() for part in tpo.step_kl(policy, base)]
             sums += torch.stack([*parts, torch.tensor(stop - start, dtype=torch.float64)])
         kl, reverse, entropy, steps = team.sum([sums])[0].tolist()
-        found = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
-        return found | {
+        return means(metrics) | {
             "kl": kl / steps if steps else 0.0,
             "kl_reverse": reverse / steps if steps else 0.0,
             "entropy": entropy / steps if steps else 0.0,
             "kl_steps": int(steps),
         }
+
+
+def _pairs(items: Sequence[Item]) -> list[Item]:
+    return [item for item in items if is_pair(item)]
 
 
 def _blocks(

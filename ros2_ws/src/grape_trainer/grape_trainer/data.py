@@ -60,6 +60,9 @@ def source(config: TrainConfig, chosen: Settings, vla: Vla, parent: str) -> Sour
         # the same rollouts, other pairs: what the comparison with TPO is about
         again = build(pairs.candidates, "success", pairs.m)
         items, what = again.pairs, "holds no success and failure from the same initial state"
+    if items and chosen.supervised_on == "successes":
+        paired = {name for item in items for name in item.episodes}
+        items = [*items, *(one for one in clones(pairs.candidates, "") if one.episode_id not in paired)]
     if not items:
         raise TrainingError(f"{config.pairs}: {what}: there is nothing to learn from")
     used = {name for item in items for name in item.episodes}

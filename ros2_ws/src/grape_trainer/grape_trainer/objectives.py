@@ -33,6 +33,18 @@ class Item(Protocol):
     def episodes(self) -> tuple[str, ...]: ...
 
 
+def is_pair(item: Item) -> bool:
+    """A pair of episodes, not one to imitate."""
+    return len(item.episodes) > 1
+
+
+def means(metrics: Sequence[Metrics]) -> Metrics:
+    """Each figure's mean over the items that have it."""
+    names = dict.fromkeys(name for own in metrics for name in own)
+    found = {name: [own[name] for own in metrics if name in own] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
 @dataclass(frozen=True)
 class Clone:
     """An episode to imitate, and the initial state it began from."""
@@ -63,19 +75,26 @@ class Objective(Protocol):
 
 
 class Preference:
-    """TPO (Eq. 5-6), or step-wise DPO where ``window`` is above 0. Metrics: those of ``tpo.PairFigures``."""
+    """TPO (Eq. 5-6), or step-wise DPO where ``window`` is above 0. Metrics: those of ``tpo.PairFigures``.
+
+    An item of one episode has the supervised term alone, with the weight of a pair's."""
 
     def __init__(self, loss: tpo.Loss, window: int = 0) -> None:
         self.loss, self.window, self.uniform = loss, window, window == 0
 
     def compare(self, items: Sequence[Item], current: LogProbs, reference: LogProbs) -> tuple[list[Metrics], Weights]:
-        sides = [(item.episodes[0], item.episodes[1]) for item in items]
+        sides = [(item.episodes[0], item.episodes[1]) for item in items if is_pair(item)]
         figures: list[tpo.PairFigures]
         weights: Weights
         if self.window:
             figures, weights = step_dpo.compare(sides, current, reference, self.loss, self.window)
         else:
             figures, weights = tpo.compare(sides, current, reference, self.loss)
+        of_pairs = iter(self._pair_metrics(figures))
+        metrics = [next(of_pairs) if is_pair(item) else self._lone(item, current, reference) for item in items]
+        return metrics, self._with_lone(items, current, weights, len(sides))
+
+    def _pair_metrics(self, figures: Sequence[tpo.PairFigures]) -> list[Metrics]:
         return [
             {
                 "loss": f.preference_loss + self.loss.supervised * f.supervised_loss,
@@ -89,7 +108,25 @@ class Preference:
                 "drift_rejected": f.drift_rejected,
             }
             for f in figures
-        ], weights
+        ]
+
+    def _lone(self, item: Item, current: LogProbs, reference: LogProbs) -> Metrics:
+        name = item.episodes[0]
+        supervised = -float(current[name].mean())
+        drift = float((current[name] - reference[name]).sum()) / len(current[name])
+        return {"loss": self.loss.supervised * supervised, "supervised_loss": supervised, "drift_chosen": drift}
+
+    def _with_lone(self, items: Sequence[Item], current: LogProbs, weights: Weights, pairs: int) -> Weights:
+        """Weights of the mean over the items, given those of the mean over the pairs among them."""
+        if pairs == len(items):
+            return weights
+        share = pairs / len(items)
+        mixed = {name: weight * share for name, weight in weights.items()}
+        for item in items:
+            if not is_pair(item):
+                name = item.episodes[0]
+                mixed[name] = mixed.get(name, 0.0) - self.loss.supervised / current[name].numel() / len(items)
+        return mixed
 
     def fixed(self, items: Sequence[Item], steps: Mapping[str, int]) -> Weights | None:
         return None

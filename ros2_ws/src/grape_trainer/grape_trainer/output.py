@@ -17,7 +17,7 @@ from grape_trainer import peft_folder
 from grape_trainer.errors import TrainingError
 from grape_trainer.files import publish_folder
 from grape_trainer.learner import Learner
-from grape_trainer.objectives import Item
+from grape_trainer.objectives import Item, is_pair
 from grape_trainer.result import Result
 from grape_trainer.settings import Settings
 
@@ -42,7 +42,7 @@ def write_adapter(folder: Path, learner: Learner, chosen: Settings, result: Resu
             parent=pedigree.parent,
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             episodes=tuple(sorted({name for item in pedigree.items for name in item.episodes})),
-            pairs=0 if chosen.clones else len(pedigree.items),
+            pairs=sum(map(is_pair, pedigree.items)),
             cost_program_hash=",".join(sorted(set(pedigree.cost_programs))),
             objective=pedigree.objective,
             settings=chosen.to_dict(),

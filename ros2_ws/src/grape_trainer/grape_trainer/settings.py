@@ -19,6 +19,7 @@ EQUALS = ("all", "successes", "none")
 BETA_MODES = ("sum", "pair_mean_length")
 LOSSES = ("trajectory", "length_normalised")
 REFERENCES = ("sft", "previous")
+SUPERVISED_ON = ("chosen", "successes")
 STATISTICS = ("own", "base")
 
 
@@ -78,6 +79,9 @@ class Settings:
     """Of method ``step_dpo``: consecutive steps that are one decision."""
     supervised_weight: float = 10.0
     """Weight of the mean token cross-entropy of the chosen trajectory; 0: off."""
+    supervised_on: str = "chosen"
+    """Whose cross-entropy that is. ``chosen``: of the chosen side of every pair; ``successes``: also of every success
+    that is in no pair, such as those of an initial state where all succeed; each is an item of the batches."""
 
     lora_rank: int = 32
     lora_alpha: int = 32
@@ -142,6 +146,7 @@ class Settings:
             ("beta_mode", BETA_MODES),
             ("loss", LOSSES),
             ("reference", REFERENCES),
+            ("supervised_on", SUPERVISED_ON),
             ("statistics", STATISTICS),
         ):
             check(getattr(self, name) in known, name, f"one of {', '.join(known)}")
@@ -181,6 +186,8 @@ class Settings:
             check(getattr(self, name) >= 0, name, "at least 0")
         alone = self.supervised_weight == 0 and self.action_blur == 0 and not self.clones
         check(alone or not self.centred, "centred", "false with a supervised term, a blur or cloning")
+        lone = self.supervised_on == "successes"
+        check(not lone or (self.supervised_weight > 0 and not self.clones), "supervised_on", "chosen without that term")
         check(self.drift_bound <= 0, "drift_bound", "at most 0")
         check(0 <= self.holdout < 1, "holdout", "in [0, 1)")
         for name in ("lambdas", "balance"):

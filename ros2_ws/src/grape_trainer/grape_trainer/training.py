@@ -20,7 +20,7 @@ from grape_trainer.errors import NonFiniteError, TrainingError
 from grape_trainer.files import append_line, read_lines, write_lines
 from grape_trainer.learner import Learner
 from grape_trainer.log_probs import LogProbs
-from grape_trainer.objectives import Item, Metrics, Weights, objective
+from grape_trainer.objectives import Item, Metrics, Weights, is_pair, means, objective
 from grape_trainer.processes import Team
 from grape_trainer.result import DRIFT, FINISHED, KL, TIME, Result
 from grape_trainer.settings import Settings
@@ -121,7 +121,7 @@ class Training:
             kept_update=kept,
             changed=kept > 0,
             pairs=len(self.parts.train),
-            held_pairs=len(self.parts.held),
+            held_pairs=sum(map(is_pair, self.parts.held)),
             figures=held.figures,
             seconds=time.monotonic() - begun,
             recorded_difference=self.data.worst,
@@ -175,7 +175,7 @@ class Training:
         return {
             "update": number + 1,
             "updates": len(self.batches),
-            **{name: sum(own[name] for own in metrics) / len(batch) for name in metrics[0]},
+            **means(metrics),
             # of the recorded actions: KL(reference, policy) as far as these are the reference's own
             "kl_sampled": fallen / total,
             "grad_norm": size,

@@ -104,6 +104,31 @@ def test_filtered_cloning_takes_every_success(tiny_vla: Vla, pairs: Path) -> Non
     assert taken == [(c.episode_id,) for c in read_pairs(pairs).candidates if c.success]
 
 
+@pytest.mark.parametrize("method", ["tpo", "step_dpo"])
+def test_successes_in_no_pair_are_imitated_beside_the_pairs(
+    tiny_model: Path, tiny_vla: Vla, pairs: Path, tmp_path: Path, method: str
+) -> None:
+    told, data = settings(method=method, supervised_on="successes"), read_json(pairs)
+    paired = {pair[side] for pair in data["pairs"] for side in ("chosen", "rejected")}
+    for name, entry in data["episodes"].items():
+        entry |= {"success": 1} if name not in paired else {}
+        entry["path"] = str(pairs.parent / entry["path"])
+    pairs = tmp_path / "pairs.json"
+    write_json(pairs, data)
+    taken = chosen_items(tiny_vla, pairs, told)
+    both = [item for item in taken if len(item) == 2]
+    assert both == chosen_items(tiny_vla, pairs, settings(method=method))
+    lone = {item[0] for item in taken if len(item) == 1}
+    assert lone and lone == set(data["episodes"]) - paired and len(taken) == len(both) + len(lone)
+    config = quick_config(tiny_model, pairs, tmp_path / "out", method=method, supervised_on="successes", epochs=4)
+    result = train(config)
+    updates, checks = lines(tmp_path / "out")
+    assert result.changed and updates[-1]["supervised_loss"] < updates[0]["supervised_loss"]
+    assert {"accuracy", "kl"} <= set(checks[-1]), "accuracy is of pairs, and so are the items of the checks"
+    assert read_manifest(tmp_path / "out/adapter").pairs == len(both)
+    assert lone < set(read_manifest(tmp_path / "out/adapter").episodes)
+
+
 def test_its_control_takes_as_many_whatever_their_success(tiny_vla: Vla, pairs: Path) -> None:
     candidates = read_pairs(pairs).candidates
     taken = chosen_items(tiny_vla, pairs, settings(method="filtered_bc", ranking="random"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from grape_trainer.objectives import Clone, Cloning, Preference, objective
+from grape_trainer.objectives import Clone, Cloning, Preference, means, objective
 from grape_trainer.pairs import Pair
 from grape_trainer.settings import settings
 
@@ -60,3 +60,25 @@ def test_cloning_methods_clone(method: str) -> None:
 def test_named_losses_are_passed_on() -> None:
     made = objective(settings(loss="length_normalised", positive_anchor=2.0))
     assert isinstance(made, Preference) and made.loss.length_normalised and made.loss.positive == 2.0
+
+
+@pytest.mark.parametrize("overrides", [{}, {"method": "step_dpo", "beta": 0.5}])
+def test_a_lone_success_adds_its_cross_entropy_to_the_mean_over_the_items(overrides: dict) -> None:
+    """Against autograd of the loss as it is written: the mean over pair and lone success."""
+    made = objective(settings("recommended", supervised_weight=3.0, **overrides))
+    g = torch.Generator().manual_seed(1)
+    current = {n: -torch.rand(t, 7, generator=g, dtype=torch.float64) for n, t in (("a", 4), ("b", 12), ("c", 6))}
+    reference = {name: values - 0.1 for name, values in current.items()}
+    items = [Pair("a", "b", "t", "v", 1, 0.5), Clone("c", ("t", "v", 2))]
+    metrics, weights = made.compare(items, current, reference)
+    leaf = current["c"].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(3.0 * -leaf.mean() / 2, leaf)
+    lone = torch.as_tensor(weights["c"], dtype=torch.float64)
+    torch.testing.assert_close(lone.expand(6, 7) if lone.ndim == 0 else lone[:, None].expand(6, 7), gradient)
+    alone = made.compare(items[:1], current, reference)[1]
+    for name in ("a", "b"):
+        torch.testing.assert_close(torch.as_tensor(weights[name]), torch.as_tensor(alone[name]) / 2)
+    assert metrics[1]["loss"] == pytest.approx(3.0 * metrics[1]["supervised_loss"]) and "accuracy" not in metrics[1]
+    averaged = means(metrics)
+    assert averaged["accuracy"] == metrics[0]["accuracy"]
+    assert averaged["loss"] == pytest.approx((metrics[0]["loss"] + metrics[1]["loss"]) / 2)

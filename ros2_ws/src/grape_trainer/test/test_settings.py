@@ -69,6 +69,9 @@ def test_a_record_survives_json(preset: str) -> None:
         ({"window": 0}, "window"),
         ({"positive_anchor": -1.0}, "positive_anchor"),
         ({"recorded_tolerance": -1.0}, "recorded_tolerance"),
+        ({"supervised_on": "all"}, "supervised_on: must be one of chosen, successes"),
+        ({"supervised_on": "successes", "supervised_weight": 0.0}, "supervised_on: must be chosen without that term"),
+        ({"supervised_on": "successes", "method": "filtered_bc"}, "supervised_on: must be chosen without that term"),
     ],
 )
 def test_wrong_values_are_refused_by_name(overrides: dict[str, Any], text: str) -> None:
