@@ -25,7 +25,6 @@ from grape_sim.demos import demonstrate
 from grape_sim.world import World, WorldConfig
 
 SUITES = tuple(f"tuning_{name}" for name in (IN_DOMAIN, *UNSEEN_SUITES, "avoidance"))
-AVOIDANCE = "tuning_avoidance"
 Trial = tuple[str, str, str, int]
 """suite, task, variant, initial state"""
 
@@ -89,8 +88,7 @@ def main() -> int:
         rows = [row for part in pool.map(attempt, [share for share in shares if share], 1) for row in part]
     found = figures(rows, suites)
     seconds = time.perf_counter() - began
-    # the post is there to be run into: the expert, which knows of none, is not measured by it
-    missed = [s for s in suites if s != AVOIDANCE and found[s]["success"]["rate"] < options.measure]
+    missed = [s for s in suites if found[s]["success"]["rate"] < options.measure]
     print(json.dumps({
         "benchmark": "worlds", "states": options.states, "workers": options.workers, "seconds": round(seconds, 1),
         "episodes": len(rows), "suites": found, "measure": options.measure, "missed": missed,

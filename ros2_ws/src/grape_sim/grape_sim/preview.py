@@ -15,11 +15,12 @@ from grape_sim.demos import integrate
 from grape_sim.errors import SimError
 from grape_sim.expert import Expert
 from grape_sim.hand import OUTSIDE
-from grape_sim.tasks import ACTION_TASKS, SEEN, SIM_TASKS
+from grape_sim.tasks import ACTION_TASKS, SEEN, SIM_TASKS, VARIED
 from grape_sim.unseen import KINDS
 from grape_sim.world import World, WorldConfig
 
 TILE = 360
+VARIED_SHOWN = 5
 _BAR, _LINE = 30, 17
 _MARGIN = 6
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -43,9 +44,10 @@ def contact_sheet(
 ) -> Path:
     """Write the PNG: a row for every task, a column for every seen variant, and last what the policy itself sees.
 
-    ``unseen``: a row for every unseen variant instead, a column for every kind of it, the tasks in turn, and last a row
-    of the action tasks, before and after. ``size`` is the side of a picture in pixels; the pictures have shadows, which
-    the policy's do not. Raises SimError for a size below 64 or a path that cannot be written.
+    ``unseen``: a row for every unseen variant instead, a column for every kind of it, the tasks in turn, then a row of
+    the action tasks, before and after, and one of what a base model may practise on. ``size`` is the side of a picture
+    in pixels; the pictures have shadows, which the policy's do not. Raises SimError for a size below 64 or a path that
+    cannot be written.
     """
     if size < 64:
         raise SimError(f"size {size} is below 64 pixels")
@@ -115,6 +117,11 @@ def _unseen_rows(world: World, size: int, initial_state: int) -> Iterator[list[N
             reference = integrate(reference, observation.tcp, action)
             observation = world.step(reference, float(action[6]))
         tiles.append(tile(world.render(size, size, shadows=True), f"action, done\n{world.scene.instruction}"))
+    yield tiles
+    tiles = []
+    for number in range(VARIED_SHOWN):
+        world.reset(tasks[number % len(tasks)], VARIED, initial_state + number)
+        tiles.append(tile(world.render(size, size, shadows=True), f"{VARIED}: practice\n{world.scene.instruction}"))
     yield tiles
 
 

@@ -17,7 +17,7 @@ from grape_sim.world import World
     "unseen, columns",
     [
         (False, [len(SEEN) + 1] * len(SIM_TASKS)),
-        (True, [*(len(kinds) for kinds in KINDS.values()), 4]),
+        (True, [*(len(kinds) for kinds in KINDS.values()), 4, preview.VARIED_SHOWN]),
     ],
 )
 def test_sheet_has_a_labelled_picture_of_everything(
