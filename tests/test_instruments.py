@@ -1,5 +1,7 @@
 """The benchmark of cheap figures on made-up runs: what goes with the gain is found, what does not is not."""
 
+import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
 import instruments
+
+from grape import evaluation
 
 
 def test_ranks_correlate_as_they_should() -> None:
@@ -41,4 +45,37 @@ def test_snapshots_are_read_with_the_figures_of_their_check(tmp_path: Path) -> N
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "train/other-0/metrics.jsonl").write_text("")
     (found,) = instruments.snapshots(tmp_path)
-    assert found == {"run": "tpo-0", "update": 20, "adapter": str(run / "snapshots/00020"), "kl": 0.5}
+    assert found == {"run": f"{tmp_path.name}/tpo-0", "update": 20, "adapter": str(run / "snapshots/00020"), "kl": 0.5}
+
+
+def trial(adapter: Path | str, state: int, success: bool) -> str:
+    job = evaluation.Job("carrot_on_plate", "clean", state, state, 0.0, str(adapter))
+    return json.dumps(dataclasses.asdict(evaluation.Result(job, success, True, False, 20, 1, "success"))) + "\n"
+
+
+def test_kept_adapters_are_set_beside_the_trials_of_the_same_states(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs: one gains in one of two shared states, the other loses in both; a third was never tried."""
+    text = "".join(trial("", state, state > 0) for state in range(2))
+    for name, fell, outcomes in (("good-0", 0.2, (True, True)), ("bad-0", -0.1, (False, False)), ("new-0", 0.0, ())):
+        run = tmp_path / "train" / name
+        run.mkdir(parents=True)
+        checks = [{"kl": 0.1, "supervised_loss": 2.0}, {"kl": 0.3, "supervised_loss": 2.0 - fell}]
+        lines = [{"update": 20 * (i + 1), "check": check} for i, check in enumerate(checks)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (run / "result.json").write_text(json.dumps({"kept_update": 40}))
+        # state 7 was tried of this adapter alone
+        shown = [*enumerate(outcomes), (7, True)] if outcomes else []
+        text += "".join(trial(f"/moved/since/{name}/adapter", state, success) for state, success in shown)
+    (tmp_path / "trials.jsonl").write_text(text)
+    bad, good = instruments.kept(tmp_path)
+    assert good["run"].endswith("good-0") and good["update"] == 40 and good["kl"] == 0.3 and good["trials"] == 2
+    assert (good["success"], good["gain"], bad["gain"]) == (1.0, 0.5, -0.5)
+    assert good["supervised_loss_fell"] == pytest.approx(0.2) and bad["supervised_loss_fell"] == pytest.approx(-0.1)
+    assert instruments.main(argparse.Namespace(folder=[tmp_path], kept=True)) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["figures"]["supervised_loss_fell"]["spearman"] == pytest.approx(1.0) and len(told["snapshots"]) == 2
+    (tmp_path / "trials.jsonl").write_text("")
+    assert instruments.main(argparse.Namespace(folder=[tmp_path], kept=True)) == 1
+    assert "no finished run with trials" in capsys.readouterr().err
