@@ -7,9 +7,9 @@ a seed, each iteration on initial states of its own, sampled by the policy that 
 and the adapter after every iteration are tried on the same reporting states by `grape eval --suite in_domain`. Both
 commands go on where they were, and so does this one.
 
-Prints one JSON object: `rows` and `differences` as OUT/eval/table.json has them, `successes` among the rollouts of every
-iteration and seed, and `ended`, what the loop said at its end. It states figures, not a measure; exits with 1 where no
-iteration left an adapter.
+Prints one JSON object: `rows` and `differences` as OUT/eval/table.json has them, and of every run the `successes` among
+each iteration's rollouts and `ended`, what the loop said at its end. It states figures, not a measure; exits with 1
+where no iteration left an adapter.
 """
 
 from __future__ import annotations
