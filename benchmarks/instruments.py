@@ -40,9 +40,13 @@ FELL = "supervised_loss_fell"
 FIGURES = (*CHECKED, FELL)
 
 
-def figures_of(run: Path, update: int) -> dict[str, Any]:
+def checks_of(run: Path) -> dict[int, dict[str, Any]]:
+    """The checks of a training run by their updates."""
+    return {line["update"]: line["check"] for line in read_lines(run / "metrics.jsonl") if "check" in line}
+
+
+def figures_of(run: Path, checks: dict[int, dict[str, Any]], update: int) -> dict[str, Any]:
     """Name of the run, update, and the figures of the check at that update, as far as it has them."""
-    checks = {line["update"]: line["check"] for line in read_lines(run / "metrics.jsonl") if "check" in line}
     check, first = checks.get(update, {}), checks[min(checks)] if checks else {}
     figures = {name: check[name] for name in CHECKED if name in check}
     if "supervised_loss" in check and update > min(checks):
@@ -53,8 +57,9 @@ def figures_of(run: Path, update: int) -> dict[str, Any]:
 def snapshots(folder: Path) -> list[dict[str, Any]]:
     """Of every run its snapshots: the adapter's folder and the figures of its check."""
     return [
-        {**figures_of(run, int(adapter.name)), "adapter": str(adapter.resolve())}
+        {**figures_of(run, checks, int(adapter.name)), "adapter": str(adapter.resolve())}
         for run in sorted((folder / "train").iterdir())
+        for checks in [checks_of(run)]
         for adapter in sorted((run / SNAPSHOTS).glob("*"))
     ]
 
@@ -72,7 +77,7 @@ def kept(folder: Path) -> list[dict[str, Any]]:
             success, before = (
                 float(np.mean(side)) for side in ([t.success for t in known], [base[_where(t)] for t in known])
             )
-            told = figures_of(run, read_json(result, TrainingError)["kept_update"])
+            told = figures_of(run, checks_of(run), read_json(result, TrainingError)["kept_update"])
             rows.append({**told, "trials": len(known), "success": success, "gain": success - before})
     return rows
 
@@ -119,6 +124,8 @@ def main(told: argparse.Namespace) -> int:
 def tried(told: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """The snapshots of a folder with their success, after what is missing was rolled out."""
     rows = snapshots(folder)
+    if not rows:
+        return []
     states = range(told.first_state, told.first_state + told.states)
     sides = ["", *(row["adapter"] for row in rows)]
     jobs = [job for side in sides for job in evaluation.grid(tuple(SIM_TASKS), states, [side], "clean", 0, 0.0)]

@@ -25,6 +25,9 @@ from typing import Any
 
 import _paths
 
+from grape_trainer.iteration import IterationFiles
+from grape_trainer.loop import STATE
+
 GRAPE = (sys.executable, "-m", "grape.cli")
 
 
@@ -50,7 +53,7 @@ def policies(folders: Sequence[Path], iterations: int) -> list[str]:
     """`K1=FOLDER+FOLDER` and so on, as far as every run has an adapter of that iteration."""
     named = []
     for number in range(1, iterations + 1):
-        adapters = [folder / f"iteration_{number}/train/adapter" for folder in folders]
+        adapters = [IterationFiles(folder, number).train_folder / "adapter" for folder in folders]
         if not all(adapter.is_dir() for adapter in adapters):
             break
         named.append(f"K{number}=" + "+".join(map(str, adapters)))
@@ -59,7 +62,7 @@ def policies(folders: Sequence[Path], iterations: int) -> list[str]:
 
 def ending(folder: Path) -> dict[str, Any]:
     """Successes among the rollouts of every iteration, and why the loop ended."""
-    told = json.loads((folder / "align.json").read_text(encoding="utf-8"))
+    told = json.loads((folder / STATE).read_text(encoding="utf-8"))
     counts = [[entry.get("successes"), entry.get("episodes")] for entry in told["iterations"]]
     return {"successes": counts, "ended": told["reason"]}
 

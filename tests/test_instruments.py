@@ -79,3 +79,13 @@ def test_kept_adapters_are_set_beside_the_trials_of_the_same_states(
     (tmp_path / "trials.jsonl").write_text("")
     assert instruments.main(argparse.Namespace(folder=[tmp_path], kept=True)) == 1
     assert "no finished run with trials" in capsys.readouterr().err
+
+
+def test_without_snapshots_nothing_is_rolled_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train").mkdir()
+    monkeypatch.setattr(instruments.evaluation, "run", lambda *a: pytest.fail("rolled out"))
+    told = argparse.Namespace(folder=[tmp_path], kept=False, first_state=0, states=1, workers=1, model=Path("m"))
+    assert instruments.main(told) == 1
+    assert "no training run kept snapshots" in capsys.readouterr().err

@@ -17,14 +17,11 @@ COLOURS: dict[str, Triple] = {
 }
 
 
-def _shaded(colour: Triple, factor: float) -> Triple:
-    return (min(colour[0] * factor, 255.0), min(colour[1] * factor, 255.0), min(colour[2] * factor, 255.0))
-
-
 def _block(name: str, colour: Triple) -> ObjectModel:
     """A building block that lies flat."""
     size = (0.066, 0.034, 0.040)
-    texture = tx.atlas(tx.framed(colour, _shaded(colour, 0.75), 0.08), size=32)
+    edge = [0.75 * channel for channel in colour]
+    texture = tx.atlas(tx.framed(colour, edge, 0.08), size=32)
     return ObjectModel(
         name, box(size), texture, (Shape("box", size),), 0.08, 0.020, 0.038, grasp_width=0.034, elongated=True
     )
